@@ -1,0 +1,56 @@
+// Where buffers live. One Device per engine: it owns the stream that all of the engine's work is ordered by.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace rondo {
+
+// Owns some bytes at an address that does not change until it is destroyed.
+class Block {
+ public:
+  Block(void* data, uint64_t bytes) : data_(data), bytes_(bytes) {}
+  virtual ~Block() = default;
+  Block(const Block&) = delete;  // one owner
+  Block& operator=(const Block&) = delete;
+
+  void* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  void* data_;
+  uint64_t bytes_;
+};
+
+// A point in the device's stream.
+class Event {
+ public:
+  virtual ~Event() = default;
+  virtual void record() = 0;  // here, behind everything enqueued so far
+  virtual void wait() = 0;    // until the recorded point is reached; returns at once if none was recorded
+};
+
+// Calls are made by one thread at a time; any thread will do after activate(). Copies are enqueued: the host side of a copy
+// must be pinned memory that stays untouched until an event behind it, or synchronize(), has been waited for.
+// Every call throws Error: OutOfMemory, DeviceLost, or Misuse in a forked child.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual std::string description() const = 0;      // "NVIDIA H200 (cuda:0)"
+  virtual uint64_t free_bytes() const = 0;          // what allocate() may hope for
+  virtual void activate() = 0;                      // makes the calling thread fit to use the device
+  virtual std::unique_ptr<Block> allocate(uint64_t bytes, const std::string& what) = 0;         // uninitialised
+  virtual std::unique_ptr<Block> allocate_pinned(uint64_t bytes, const std::string& what) = 0;  // host memory
+  virtual std::unique_ptr<Event> make_event() = 0;
+  virtual void write(void* to, const void* from_pinned, uint64_t bytes) = 0;
+  virtual void read(void* to_pinned, const void* from, uint64_t bytes) = 0;
+  virtual void fill(void* to, int byte, uint64_t bytes) = 0;
+  virtual void synchronize() = 0;
+};
+
+// Host memory and no stream: everything has happened when the call returns.
+std::unique_ptr<Device> make_host_device();
+
+}  // namespace rondo

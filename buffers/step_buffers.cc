@@ -1,0 +1,66 @@
+#include "buffers/step_buffers.h"
+
+#include <algorithm>
+
+namespace rondo {
+namespace {
+
+constexpr int64_t kTargetBlocks = 1024;  // about eight blocks of 128 threads on each of 132 multiprocessors
+constexpr int64_t kMaxSplits = 64;
+constexpr int64_t kMinChunk = 64;  // positions below which a split is not worth its merge
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Bucket bucket_of(const StepDims& dims, int rows) {
+  const auto it = std::lower_bound(dims.buckets.begin(), dims.buckets.end(), rows);
+  return {*it, std::min(*it, dims.max_logit_rows)};
+}
+
+int attention_splits(const StepDims& dims, int rows) {
+  const int64_t fill = ceil_div(kTargetBlocks, static_cast<int64_t>(rows) * dims.kv_heads);
+  const int64_t useful = std::min(kMaxSplits, ceil_div(dims.max_context, kMinChunk));
+  return static_cast<int>(std::clamp<int64_t>(fill, 1, useful));
+}
+
+StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
+  const int64_t R = d.max_rows(), L = d.max_logit_rows;
+  const DType act = d.activation_dtype;
+  int64_t partials = 0;
+  for (int rows : d.buckets)
+    partials = std::max(partials, static_cast<int64_t>(rows) * attention_splits(d, rows));
+
+  StepBuffers b;
+  b.rows = layout.place("inputs.rows", DType::i32, {R, 4});
+  b.logit_rows = layout.place("inputs.logit_rows", DType::i32, {L});
+  b.page_tables = layout.place("inputs.page_tables", DType::i32, {d.slots(), d.pages_per_slot()});
+  b.slots = layout.place("inputs.slots", DType::u8, {d.slots(), int64_t{sizeof(SlotParams)}});
+  b.seen = layout.place("inputs.seen", DType::u32, {d.slots(), ceil_div(d.vocab_size, 32)});
+  b.x = layout.place("residual", DType::f32, {R, d.hidden_size});
+  b.norm = layout.place("norm", act, {R, d.hidden_size});
+  b.qkv = layout.place("qkv", act, {R, d.qkv_size()});
+  b.q = layout.place("q", act, {R, d.q_size()});
+  b.o = layout.place("attention", act, {R, d.q_size()});
+  b.gate_up = layout.place("gate_up", act, {R, 2 * d.intermediate_size});
+  b.h = layout.place("activation", act, {R, d.intermediate_size});
+  b.partial_o = layout.place("split_k.o", DType::f32, {partials, d.heads, d.head_dim});
+  b.partial_ml = layout.place("split_k.ml", DType::f32, {partials, d.heads, 2});
+  b.logits = layout.place("logits", DType::f32, {L, d.vocab_size});
+  b.sampled = layout.place("sampled", DType::u8, {L, int64_t{sizeof(Sampled)}});
+  b.workspace = layout.place("workspace", DType::u8, {static_cast<int64_t>(d.workspace_bytes)});
+  return b;
+}
+
+std::vector<KvPages> lay_out_pages(Layout& layout, const StepDims& d) {
+  std::vector<KvPages> layers;
+  const Shape shape = {d.pages, d.kv_heads, d.page_size, d.head_dim};
+  for (int64_t i = 0; i < d.layers; ++i) {
+    const std::string prefix = "layers." + std::to_string(i);
+    layers.push_back({layout.place(prefix + ".k_pages", d.weight_dtype, shape),
+                      layout.place(prefix + ".v_pages", d.weight_dtype, shape)});
+  }
+  return layers;
+}
+
+}  // namespace rondo

@@ -1,0 +1,311 @@
+// The stand-in runtime: launches, capture and graphs.
+#include <algorithm>
+#include <cstring>
+
+#include "tests/simt/cudart_internal.h"
+#include "tests/simt/simt.h"
+
+namespace fake {
+namespace detail {
+namespace {
+
+// What an unsafe call of this thread minds, set by cudaThreadExchangeStreamCaptureMode.
+cudaStreamCaptureMode& thread_mode() {
+  static thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  return mode;
+}
+
+// The pointers among a launch's arguments. In a struct passed by value only addresses of live allocations are told from
+// numbers.
+std::vector<CapturedPointer> pointers_of(const KernelLaunch& launch) {
+  std::vector<CapturedPointer> found;
+  for (size_t i = 0; i < launch.arguments.size(); ++i) {
+    const Argument& a = launch.arguments[i];
+    const std::string where = "argument " + std::to_string(i);
+    for (size_t at = 0; at + sizeof(void*) <= a.bytes; at += sizeof(void*)) {
+      const void* word = nullptr;
+      std::memcpy(&word, static_cast<const char*>(a.value) + at, sizeof word);
+      if (word && (a.is_pointer || find_block(word) != runtime().blocks.end())) found.push_back({word, where});
+    }
+  }
+  return found;
+}
+
+const char* type_name(cudaGraphNodeType type) {
+  switch (type) {
+    case cudaGraphNodeTypeKernel:
+      return "kernel";
+    case cudaGraphNodeTypeMemcpy:
+      return "copy";
+    case cudaGraphNodeTypeMemset:
+      return "memset";
+    case cudaGraphNodeTypeGraph:
+      return "graph";
+    default:
+      return "other";
+  }
+}
+
+void collect_pointers(const Operation& operation, const std::string& node, std::vector<CapturedPointer>& out) {
+  for (auto& p : operation.pointers)
+    out.push_back({p.address, node + " (" + type_name(operation.type) + "), " + p.where});
+  for (size_t i = 0; i < operation.children.size(); ++i)
+    collect_pointers(*operation.children[i], node + (node.empty() ? "node " : ".") + std::to_string(i), out);
+}
+
+}  // namespace
+
+void spoil(CUstream_st* stream) {
+  if (stream->capture) stream->capture->invalid = true;
+}
+
+cudaError_t forbidden_by_capture() {
+  const cudaStreamCaptureMode own = thread_mode();
+  if (own == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+  bool forbidden = false;
+  for (CUstream_st* s : runtime().streams) {
+    if (!s->capture) continue;
+    const bool mine = s->capture->owner == std::this_thread::get_id();
+    const bool minds = mine ? s->capture->mode != cudaStreamCaptureModeRelaxed
+                            : s->capture->mode == cudaStreamCaptureModeGlobal && own == cudaStreamCaptureModeGlobal;
+    if (!minds) continue;
+    spoil(s);
+    forbidden = true;
+  }
+  return forbidden ? failed(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+cudaError_t forbidden_on_legacy() {
+  bool forbidden = false;
+  for (CUstream_st* s : runtime().streams) {
+    if (!s->capture || !s->blocking()) continue;
+    spoil(s);
+    forbidden = true;
+  }
+  return forbidden ? failed(cudaErrorStreamCaptureImplicit) : cudaSuccess;
+}
+
+}  // namespace detail
+
+using namespace detail;
+
+cudaError_t launch_kernel(cudaStream_t stream, KernelLaunch launch) {
+  Call call("cudaLaunchKernelExC");
+  CUstream_st* s = call.nothing_exists() ? nullptr : find_stream(stream);
+  if (call.refused()) {
+    if (s) spoil(s);
+    return call.refused();
+  }
+  if (!s) return failed(cudaErrorInvalidResourceHandle);
+  const auto problem = simt::check_launch(launch.function, launch.grid, launch.block, launch.dynamic_shared);
+  if (problem != simt::LaunchProblem::none) {
+    if (s->capture && s->capture->invalid) return failed(cudaErrorStreamCaptureInvalidated);
+    const bool capturing = s->capture.has_value();
+    spoil(s);
+    return failed(problem == simt::LaunchProblem::configuration && !capturing ? cudaErrorInvalidConfiguration
+                                                                              : cudaErrorInvalidValue);
+  }
+  auto operation = std::make_shared<Operation>();
+  operation->type = cudaGraphNodeTypeKernel;
+  operation->pointers = pointers_of(launch);
+  operation->work = [function = launch.function, grid = launch.grid, block = launch.block,
+                     shared = launch.dynamic_shared,
+                     body = launch.body] { simt::run(function, grid, block, shared, body); };
+  operation->launch = std::move(launch);
+  return submit(s, std::move(operation));
+}
+
+std::vector<CapturedPointer> captured_pointers(cudaGraph_t graph) {
+  std::lock_guard lock(runtime().mutex);
+  std::vector<CapturedPointer> out;
+  for (size_t i = 0; i < graph->nodes.size(); ++i)
+    collect_pointers(*graph->nodes[i]->operation, "node " + std::to_string(i), out);
+  return out;
+}
+
+std::vector<CapturedPointer> captured_pointers() {
+  std::lock_guard lock(runtime().mutex);
+  std::vector<CapturedPointer> out;
+  for (CUgraphExec_st* exec : runtime().execs) collect_pointers(*exec->graph, "", out);
+  return out;
+}
+
+}  // namespace fake
+
+using namespace fake::detail;
+
+namespace {
+
+CUgraph_st* find_graph(cudaGraph_t graph) {
+  if (runtime().graphs.count(graph)) return graph;
+  runtime().note("use of a graph that was destroyed or never created");
+  return nullptr;
+}
+
+CUgraphExec_st* find_exec(cudaGraphExec_t exec) {
+  if (runtime().execs.count(exec)) return exec;
+  runtime().note("use of a graph exec that was destroyed or never created");
+  return nullptr;
+}
+
+cudaError_t instantiate(cudaGraphExec_t* exec, cudaGraph_t graph) {
+  *exec = nullptr;
+  if (cudaError_t e = forbidden_by_capture()) return e;
+  CUgraph_st* g = find_graph(graph);
+  if (!g) return failed(cudaErrorInvalidValue);
+  auto operation = std::make_shared<Operation>();
+  operation->type = cudaGraphNodeTypeGraph;
+  for (auto& node : g->nodes) operation->children.push_back(node->operation);
+  *exec = new CUgraphExec_st{operation};
+  runtime().execs.insert(*exec);
+  return cudaSuccess;
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  Call call("cudaThreadExchangeStreamCaptureMode");
+  if (call.refused()) return call.refused();
+  std::swap(*mode, fake::detail::thread_mode());
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  Call call("cudaStreamIsCapturing");
+  if (call.refused()) return call.refused();
+  CUstream_st* s = find_stream(stream);
+  if (!s) return failed(cudaErrorInvalidResourceHandle);
+  if (s == &runtime().legacy)
+    if (cudaError_t e = forbidden_on_legacy()) return e;
+  *status = !s->capture           ? cudaStreamCaptureStatusNone
+            : s->capture->invalid ? cudaStreamCaptureStatusInvalidated
+                                  : cudaStreamCaptureStatusActive;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  Call call("cudaStreamBeginCapture");
+  if (call.refused()) return call.refused();
+  CUstream_st* s = find_stream(stream);
+  if (!s) return failed(cudaErrorInvalidResourceHandle);
+  if (s == &runtime().legacy) return failed(cudaErrorStreamCaptureUnsupported);
+  if (s->capture) return failed(cudaErrorIllegalState);
+  s->capture = Capture{mode, std::this_thread::get_id(), std::make_unique<CUgraph_st>()};
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  Call call("cudaStreamEndCapture");
+  *graph = nullptr;
+  if (call.nothing_exists()) return call.refused();
+  CUstream_st* s = find_stream(stream);
+  if (!s) return call.result(cudaErrorInvalidResourceHandle);
+  if (!s->capture) return call.result(cudaErrorIllegalState);
+  Capture capture = std::move(*s->capture);
+  s->capture.reset();  // whatever comes now, the capture is over
+  if (call.refused()) return call.refused();
+  if (capture.mode != cudaStreamCaptureModeRelaxed && capture.owner != std::this_thread::get_id())
+    return failed(cudaErrorStreamCaptureWrongThread);
+  if (capture.invalid) return failed(cudaErrorStreamCaptureInvalidated);
+  *graph = capture.graph.release();
+  runtime().graphs.insert(*graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {
+  Call call("cudaGraphGetNodes");
+  if (call.refused()) return call.refused();
+  CUgraph_st* g = find_graph(graph);
+  if (!g || !count) return failed(cudaErrorInvalidValue);
+  if (nodes)
+    for (size_t i = 0; i < *count; ++i) nodes[i] = i < g->nodes.size() ? g->nodes[i].get() : nullptr;
+  if (!nodes || *count > g->nodes.size()) *count = g->nodes.size();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphNodeGetType(cudaGraphNode_t node, cudaGraphNodeType* type) {
+  Call call("cudaGraphNodeGetType");
+  if (call.refused()) return call.refused();
+  if (!node) return failed(cudaErrorInvalidValue);
+  *type = node->operation->type;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphKernelNodeGetParams(cudaGraphNode_t node, cudaKernelNodeParams* params) {
+  Call call("cudaGraphKernelNodeGetParams");
+  if (call.refused()) return call.refused();
+  if (!node || node->operation->type != cudaGraphNodeTypeKernel) return failed(cudaErrorInvalidValue);
+  const fake::KernelLaunch& launch = node->operation->launch;
+  *params = {};
+  params->func = const_cast<void*>(launch.function);
+  params->gridDim = launch.grid;
+  params->blockDim = launch.block;
+  params->sharedMemBytes = unsigned(launch.dynamic_shared);
+  params->kernelParams = node->kernel_params.data();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  Call call("cudaGraphInstantiate");
+  return call.refused() ? call.refused() : instantiate(exec, graph);
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  Call call("cudaGraphInstantiateWithFlags");
+  return call.refused() ? call.refused() : instantiate(exec, graph);
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
+  Call call("cudaGraphUpload");
+  if (call.refused()) return call.refused();
+  if (!find_exec(exec)) return failed(cudaErrorInvalidValue);
+  return find_stream(stream) ? cudaSuccess : failed(cudaErrorInvalidResourceHandle);
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  Call call("cudaGraphLaunch");
+  CUstream_st* s = call.nothing_exists() ? nullptr : find_stream(stream);
+  if (call.refused()) {
+    if (s) spoil(s);
+    return call.refused();
+  }
+  CUgraphExec_st* x = find_exec(exec);
+  if (!x) return failed(cudaErrorInvalidValue);
+  if (!s) return failed(cudaErrorInvalidResourceHandle);
+  return submit(s, std::make_shared<Operation>(*x->graph));
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  Call call("cudaGraphDestroy");
+  if (call.nothing_exists()) return call.refused();
+  CUgraph_st* g = find_graph(graph);
+  if (!g) return call.result(cudaErrorInvalidValue);
+  runtime().graphs.erase(g);
+  delete g;
+  return call.result(cudaSuccess);
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {  // work in flight goes on: it holds the nodes
+  Call call("cudaGraphExecDestroy");
+  if (call.nothing_exists()) return call.refused();
+  CUgraphExec_st* x = find_exec(exec);
+  if (!x) return call.result(cudaErrorInvalidValue);
+  runtime().execs.erase(x);
+  delete x;
+  return call.result(cudaSuccess);
+}
+
+cudaError_t cudaDeviceReset() {
+  Call call("cudaDeviceReset");
+  if (call.nothing_exists()) return call.refused();
+  if (runtime().broken) {
+    runtime().was_reset_broken = true;
+    return call.refused();
+  }
+  if (call.refused()) return call.refused();
+  if (fake::live_objects() > 0) runtime().note("cudaDeviceReset with objects alive: " + fake::live_report());
+  return drain_all();
+}
+
+}  // extern "C"

@@ -1,0 +1,48 @@
+// A stack to run on, and the switch from one to another. Part of the executor: never built with -fsanitize=thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__SANITIZE_THREAD__)
+#error "the executor switches stacks under ThreadSanitizer's feet: build it with -fno-sanitize=thread -DSIMT_TSAN"
+#endif
+
+#if defined(SIMT_UCONTEXT) || !defined(__x86_64__)
+#include <ucontext.h>
+#define SIMT_USES_UCONTEXT 1
+#endif
+
+namespace simt {
+
+class Fiber {
+ public:
+  // The calling OS thread's own stack.
+  Fiber();
+  // A stack of its own; `entry` starts when it is first switched to and must never return. `number` staggers the tops:
+  // equal ones would share cache sets.
+  Fiber(void (*entry)(), size_t number);
+  ~Fiber();
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  static void switch_to(Fiber& from, Fiber& to);
+  // First thing on a new stack: tells AddressSanitizer that the switch is complete.
+  static void entered();
+  // Whether the stack was used up (the words at its end were written).
+  bool overflowed() const;
+
+ private:
+  char* stack_ = nullptr;  // lowest address; null only for an OS thread's stack that no sanitizer asks about
+  size_t size_ = 0;
+  bool owned_ = false;
+  void* asan_fake_stack_ = nullptr;
+  void* tsan_fiber_ = nullptr;
+#if defined(SIMT_USES_UCONTEXT)
+  ucontext_t context_{};
+#else
+  void* stack_pointer_ = nullptr;
+#endif
+};
+
+}  // namespace simt

@@ -1,0 +1,493 @@
+// The executor: a block's threads as fibers, its barriers and warp collectives. Built without -fsanitize=thread, and
+// with -DSIMT_TSAN where everything else has it: its own bookkeeping is shared by all fibers and would drown the
+// kernels' races. For the same reason its containers hold only types of this file (an instantiation shared with an
+// instrumented file could be linked in its instrumented form).
+#include "tests/simt/simt.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "tests/simt/fiber.h"
+#if defined(SIMT_TSAN)
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace simt {
+namespace {
+
+#if defined(SIMT_TSAN)
+constexpr bool kTsan = true;
+void tsan_release(void* key) { __tsan_release(key); }
+void tsan_acquire(void* key) { __tsan_acquire(key); }
+#else
+constexpr bool kTsan = false;
+void tsan_release(void*) {}
+void tsan_acquire(void*) {}
+#endif
+
+constexpr size_t kMaxStaticShared = 48 * 1024;
+constexpr unsigned kWarpSize = 32;
+
+struct PooledFiber {
+  std::unique_ptr<Fiber> fiber;
+};
+thread_local std::vector<PooledFiber> pool;  // kept from launch to launch; each OS thread has its own
+
+enum class State : uint8_t { fresh, ready, running, at_barrier, in_collective, exited };
+
+struct Thread {
+  State state = State::fresh;
+  Fiber* fiber = nullptr;
+  uint3 index{};
+  uint32_t mask = 0;
+  Resolve resolve = nullptr;
+  void* payload = nullptr;
+  int predicate = 0, count = 0;
+  Where at{};
+};
+struct Warp {
+  uint32_t exited = 0;
+  int waiting = 0;
+};
+struct SharedVariable {
+  const void* key;
+  size_t bytes;
+  void* address;
+};
+struct Index {
+  unsigned value;
+};
+struct FreeFiber {
+  Fiber* fiber;
+};
+
+void* exact_allocation(size_t bytes) {  // not a byte more, so that AddressSanitizer bounds the array
+  void* p = nullptr;
+  if (bytes && posix_memalign(&p, 128, bytes)) throw std::bad_alloc();
+  return p;
+}
+
+void poison(void* address, size_t bytes) {  // garbage, as on the device: NaN to every floating-point type
+  if constexpr (kTsan) {                    // which would count memset() as a write by this thread
+    for (volatile char* c = static_cast<char*>(address); bytes--; ++c) *c = char(0xFF);
+  } else if (bytes) {
+    std::memset(address, 0xFF, bytes);
+  }
+}
+
+void enter_fiber();
+
+// One launch. Blocks run one after another; a block's threads run until they wait or end.
+class Grid {
+ public:
+  Grid(dim3 grid, dim3 block, size_t dynamic_bytes, const std::function<void()>& body, const Options& options)
+      : grid_(grid),
+        block_(block),
+        body_(body),
+        options_(options),
+        n_(block.x * block.y * block.z),
+        dynamic_bytes_(dynamic_bytes),
+        dynamic_(exact_allocation(dynamic_bytes)),
+        random_(options.seed * 0x9E3779B97F4A7C15ull + 1) {
+    if constexpr (kTsan) {  // it watches malloc too: allocate from this thread, before any fiber runs
+      while (pool.size() < n_) pool.push_back({std::make_unique<Fiber>(enter_fiber, pool.size())});
+      arena_ = static_cast<char*>(exact_allocation(2 * kMaxStaticShared));
+    }
+    for (auto& p : pool) free_.push_back({p.fiber.get()});
+    ready_.resize(n_);
+    order_.resize(n_);
+  }
+  ~Grid() {
+    if (!failure_.empty()) pool.clear();  // some of its fibers are stuck inside the kernel
+    if (kTsan)
+      std::free(arena_);
+    else
+      for (auto& s : shared_) std::free(s.address);
+    std::free(dynamic_);
+  }
+  Grid(const Grid&) = delete;
+  Grid& operator=(const Grid&) = delete;
+
+  void run_block(uint3 index) {
+    here = {{}, index, block_, grid_, 0, 0};
+    threads_.assign(n_, {});
+    warps_.assign((n_ + kWarpSize - 1) / kWarpSize, {});
+    for (unsigned i = 0; i < n_; ++i) {
+      threads_[i].index = {i % block_.x, i / block_.x % block_.y, i / (block_.x * block_.y)};
+      order_[i].value = options_.order == Order::reverse ? n_ - 1 - i : i;
+    }
+    if (options_.order == Order::random)
+      for (unsigned i = n_; i > 1; --i) std::swap(order_[i - 1], order_[random() % i]);
+    next_ = exited_ = waiting_ = head_ = tail_ = 0;
+    if (options_.poison_shared) {
+      for (auto& s : shared_) poison(s.address, s.bytes);
+      poison(dynamic_, dynamic_bytes_);
+    }
+    tsan_release(&start_);
+    if (pick()) Fiber::switch_to(main_, current());
+    tsan_acquire(&end_);
+    if (failure_.empty() && exited_ != n_) failure_ = describe_deadlock();
+    if (!failure_.empty()) throw error(failure_);
+  }
+
+  // One CUDA thread from start to end, then on to the next.
+  void run_thread() {
+    tsan_acquire(&start_);
+    try {
+      body_();
+    } catch (const std::exception& e) {
+      fail(e.what(), threads_[running_].at);
+    }
+    tsan_release(&end_);
+    threads_[running_].state = State::exited;
+    warps_[running_ / kWarpSize].exited |= 1u << running_ % kWarpSize;
+    ++exited_;
+    Fiber& self = current();
+    if (self.overflowed()) fail("a thread's locals need more stack than the executor gives", threads_[running_].at);
+    if (!kTsan) free_.push_back({&self});
+    Fiber& next = pick() ? current() : main_;
+    if (&next != &self) Fiber::switch_to(self, next);  // else the next thread starts here, with no switch
+  }
+
+  int barrier(int predicate, Where at) {
+    Thread& self = threads_[running_];
+    self.at = at;
+    self.predicate = predicate != 0;
+    self.state = State::at_barrier;
+    char* key = &barrier_keys_[generation_ % 2];
+    tsan_release(key);
+    if (++waiting_ < n_) {
+      yield();
+    } else {
+      int count = 0;
+      for (auto& other : threads_) {
+        count += other.predicate;
+        if (other.at.line != at.line || std::strcmp(other.at.file, at.file) != 0)
+          fail("threads of one block meet at different __syncthreads()", other.at);
+      }
+      waiting_ = 0;
+      ++generation_;
+      for (Index i : order_) {
+        threads_[i.value].count = count;
+        wake(i.value);
+      }
+    }
+    tsan_acquire(key);
+    return self.count;
+  }
+
+  void collective(uint32_t mask, void* payload, Resolve resolve, Where at) {
+    Thread& self = threads_[running_];
+    Warp& warp = warps_[running_ / kWarpSize];
+    const unsigned lane = running_ % kWarpSize, base = running_ - lane;
+    const uint32_t existing = n_ - base >= kWarpSize ? ~0u : (1u << (n_ - base)) - 1;
+    if (!(mask >> lane & 1)) fail("a lane calls a warp collective whose mask leaves it out", at);
+    if (mask & ~existing) fail("a warp collective's mask names lanes past the end of the block", at);
+    if (mask & warp.exited) fail("a warp collective waits for a lane that has exited", at);
+    self.mask = mask;
+    self.resolve = resolve;
+    self.payload = payload;
+    self.at = at;
+    self.state = State::in_collective;
+    if (++warp.waiting < __builtin_popcount(mask)) return yield();
+    void* payloads[kWarpSize] = {};
+    for (unsigned l = 0; l < kWarpSize; ++l) {
+      if (!(mask >> l & 1)) continue;
+      const Thread& other = threads_[base + l];
+      if (other.state != State::in_collective) return yield();  // the ones that wait have another mask
+      if (other.resolve != resolve || other.mask != mask) fail("lanes of one warp meet in different collectives", at);
+      payloads[l] = other.payload;
+    }
+    resolve(payloads, mask);
+    warp.waiting -= __builtin_popcount(mask);
+    for (unsigned l = 0; l < kWarpSize; ++l)
+      if (mask >> l & 1) wake(base + l);
+  }
+
+  void* shared(const void* key, size_t bytes) {
+    for (auto& s : shared_)
+      if (s.key == key) return s.address;
+    const size_t step = kTsan ? (bytes + 127) / 128 * 128 : bytes;
+    if (static_bytes_ + step > kMaxStaticShared) fail("static shared memory over 48 KiB", threads_[running_].at);
+    void* address = kTsan ? arena_ + static_bytes_ : exact_allocation(bytes);
+    static_bytes_ += step;
+    shared_.push_back({key, bytes, address});
+    poison(address, bytes);
+    return address;
+  }
+  void* dynamic() const { return dynamic_; }
+
+  [[noreturn]] void fail(const char* what, Where at) {
+    char text[600];
+    const uint3 t = here.thread, b = here.block;
+    std::snprintf(text, sizeof text, "%s: block (%u,%u,%u) thread (%u,%u,%u) at %s:%u", what, b.x, b.y, b.z, t.x, t.y,
+                  t.z, at.file ? at.file : "(no barrier or collective yet)", at.line);
+    failure_ = text;
+    Fiber::switch_to(current(), main_);  // for good: the launch throws and the block's fibers are dropped
+    std::abort();
+  }
+
+ private:
+  dim3 grid_, block_;
+  const std::function<void()>& body_;
+  const Options options_;
+  const unsigned n_;  // threads of a block
+  unsigned running_ = 0, next_ = 0, exited_ = 0, waiting_ = 0, generation_ = 0;
+  unsigned head_ = 0, tail_ = 0;  // of the ring ready_: [head_, tail_)
+  size_t dynamic_bytes_, static_bytes_ = 0;
+  void* dynamic_;
+  uint64_t random_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::vector<Index> order_, ready_;
+  std::vector<SharedVariable> shared_;
+  std::vector<FreeFiber> free_;
+  Fiber main_;
+  std::string failure_;
+  char* arena_ = nullptr;  // static shared memory under ThreadSanitizer
+  char barrier_keys_[2] = {}, start_ = 0, end_ = 0;
+
+  Fiber& current() { return *threads_[running_].fiber; }
+  Index& slot(unsigned k) { return ready_[k % n_]; }
+
+  uint64_t random() {
+    random_ ^= random_ << 13;
+    random_ ^= random_ >> 7;
+    return random_ ^= random_ << 17;
+  }
+
+  void wake(unsigned i) {
+    threads_[i].state = i == running_ ? State::running : State::ready;
+    if (i != running_) slot(tail_++).value = i;
+  }
+
+  // Chooses the next thread: forward = first come, first served; reverse = newest first; random = any.
+  bool pick() {
+    const bool some_fresh = next_ < n_, some_ready = head_ != tail_;
+    if (!some_fresh && !some_ready) return false;
+    const bool start = some_fresh && (!some_ready || options_.order == Order::forward ||
+                                      (options_.order == Order::random && (random() & 1)));
+    if (start) {
+      running_ = order_[next_++].value;
+      threads_[running_].fiber = fiber_for(running_);
+    } else if (options_.order == Order::forward) {
+      running_ = slot(head_++).value;
+    } else {
+      if (options_.order == Order::random) std::swap(slot(tail_ - 1), slot(head_ + random() % (tail_ - head_)));
+      running_ = slot(--tail_).value;
+    }
+    threads_[running_].state = State::running;
+    here.thread = threads_[running_].index;
+    here.lane = running_ % kWarpSize;
+    here.warp = running_ / kWarpSize;
+    return true;
+  }
+
+  Fiber* fiber_for(unsigned thread) {
+    if (kTsan) return pool[thread].fiber.get();  // one each, to be able to race with the others
+    if (free_.empty()) {
+      pool.push_back({std::make_unique<Fiber>(enter_fiber, pool.size())});
+      free_.push_back({pool.back().fiber.get()});
+    }
+    Fiber* fiber = free_.back().fiber;
+    free_.pop_back();
+    return fiber;
+  }
+
+  void yield() {
+    Fiber& self = current();
+    Fiber::switch_to(self, pick() ? current() : main_);
+  }
+
+  std::string describe_deadlock() const {
+    unsigned at_barrier = 0, in_warp = 0;
+    const Thread* example = nullptr;
+    for (auto& t : threads_) {
+      if (t.state == State::at_barrier) ++at_barrier, example = &t;
+      if (t.state == State::in_collective) ++in_warp, example = &t;
+    }
+    char text[600];
+    const uint3 b = here.block, t = example->index;
+    std::snprintf(text, sizeof text,
+                  "deadlock in block (%u,%u,%u): %u threads have exited, %u wait at __syncthreads(), %u in a warp "
+                  "collective; one is thread (%u,%u,%u) at %s:%u",
+                  b.x, b.y, b.z, exited_, at_barrier, in_warp, t.x, t.y, t.z, example->at.file, example->at.line);
+    return text;
+  }
+};
+
+thread_local Grid* grid = nullptr;
+
+void enter_fiber() {
+  Fiber::entered();
+  for (;;) grid->run_thread();  // the fiber outlives the launch: its next thread may be another grid's
+}
+
+// What tests and cudaFuncSetAttribute set, for all OS threads.
+struct Settings {
+  std::mutex mutex;
+  Options options;
+  std::unordered_map<const void*, size_t> dynamic_limit;
+};
+Settings& settings() {
+  static auto* s = new Settings;  // never destroyed: static destructors may still launch
+  return *s;
+}
+
+// ---- warp collectives: what the last lane to arrive computes for all
+
+struct ShuffleCall {
+  uint64_t in, out;
+  int source;
+};
+void resolve_shuffle(void* const* payloads, uint32_t mask) {
+  auto call = [&](int l) -> ShuffleCall& { return *static_cast<ShuffleCall*>(payloads[l]); };
+  for (int l = 0; l < 32; ++l) {
+    if (!(mask >> l & 1)) continue;
+    const int source = call(l).source;
+    call(l).out = mask >> source & 1 ? call(source).in : ~0ull;  // undefined on the device: NaN here
+  }
+}
+
+struct VoteCall {
+  uint64_t in;
+  uint32_t out;
+  Reduce op;
+};
+VoteCall& vote(void* const* payloads, int lane) { return *static_cast<VoteCall*>(payloads[lane]); }
+
+void resolve_ballot(void* const* payloads, uint32_t mask) {
+  uint32_t bits = 0;
+  for (int l = 0; l < 32; ++l)
+    if (mask >> l & 1 && vote(payloads, l).in) bits |= 1u << l;
+  for (int l = 0; l < 32; ++l)
+    if (mask >> l & 1) vote(payloads, l).out = bits;
+}
+void resolve_match(void* const* payloads, uint32_t mask) {
+  for (int l = 0; l < 32; ++l) {
+    if (!(mask >> l & 1)) continue;
+    uint32_t same = 0;
+    for (int o = 0; o < 32; ++o)
+      if (mask >> o & 1 && vote(payloads, o).in == vote(payloads, l).in) same |= 1u << o;
+    vote(payloads, l).out = same;
+  }
+}
+
+uint32_t combine(uint32_t a, uint32_t b, Reduce op) {
+  switch (op) {
+    case Reduce::add:
+      return a + b;
+    case Reduce::min_signed:
+      return int32_t(a) < int32_t(b) ? a : b;
+    case Reduce::min_unsigned:
+      return a < b ? a : b;
+    case Reduce::max_signed:
+      return int32_t(a) > int32_t(b) ? a : b;
+    case Reduce::max_unsigned:
+      return a > b ? a : b;
+    case Reduce::bit_and:
+      return a & b;
+    case Reduce::bit_or:
+      return a | b;
+    case Reduce::bit_xor:
+      return a ^ b;
+  }
+  std::abort();
+}
+void resolve_reduce(void* const* payloads, uint32_t mask) {
+  const int first = __builtin_ctz(mask);
+  uint32_t value = uint32_t(vote(payloads, first).in);
+  for (int l = first + 1; l < 32; ++l)
+    if (mask >> l & 1) value = combine(value, uint32_t(vote(payloads, l).in), vote(payloads, first).op);
+  for (int l = 0; l < 32; ++l)
+    if (mask >> l & 1) vote(payloads, l).out = value;
+}
+
+}  // namespace
+
+void set_options(const Options& options) {
+  std::lock_guard<std::mutex> lock(settings().mutex);
+  settings().options = options;
+}
+Options options() {
+  std::lock_guard<std::mutex> lock(settings().mutex);
+  return settings().options;
+}
+void set_dynamic_shared_limit(const void* kernel, size_t bytes) {
+  std::lock_guard<std::mutex> lock(settings().mutex);
+  settings().dynamic_limit[kernel] = bytes;
+}
+size_t dynamic_shared_limit(const void* kernel) {
+  std::lock_guard<std::mutex> lock(settings().mutex);
+  auto found = settings().dynamic_limit.find(kernel);
+  return found == settings().dynamic_limit.end() ? kDefaultSharedBytes : found->second;
+}
+
+LaunchProblem check_launch(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared) {
+  const uint64_t threads = uint64_t(b.x) * b.y * b.z;
+  if (threads == 0 || b.x > 1024 || b.y > 1024 || b.z > 64 || threads > 1024) return LaunchProblem::configuration;
+  if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535)
+    return LaunchProblem::configuration;
+  return dynamic_shared > dynamic_shared_limit(kernel) ? LaunchProblem::shared_memory : LaunchProblem::none;
+}
+
+void run(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared, const std::function<void()>& body) {
+  switch (check_launch(kernel, g, b, dynamic_shared)) {
+    case LaunchProblem::none:
+      break;
+    case LaunchProblem::configuration:
+      throw error("invalid launch configuration");
+    case LaunchProblem::shared_memory:
+      throw error("dynamic shared memory over the kernel's limit");
+  }
+  if (grid) throw error("launch from inside a kernel");
+  const Options chosen = options();
+  Grid it(g, b, dynamic_shared, body, chosen);
+  grid = &it;
+  struct Reset {
+    ~Reset() { grid = nullptr; }
+  } reset;
+  const uint64_t blocks = uint64_t(g.x) * g.y * g.z;
+  for (uint64_t k = 0; k < blocks; ++k) {
+    const uint64_t i = chosen.order == Order::reverse ? blocks - 1 - k : k;
+    it.run_block({unsigned(i % g.x), unsigned(i / g.x % g.y), unsigned(i / (uint64_t(g.x) * g.y))});
+  }
+}
+
+int barrier(int predicate, Where at) { return grid->barrier(predicate, at); }
+void collective(uint32_t mask, void* payload, Resolve resolve, Where at) {
+  grid->collective(mask, payload, resolve, at);
+}
+void shuffle(uint32_t mask, const void* in, void* out, size_t bytes, int source_lane, Where at) {
+  ShuffleCall call{0, 0, source_lane};
+  // Builtins: ThreadSanitizer would intercept memcpy, and lanes may well read each other's registers.
+  __builtin_memcpy(&call.in, in, bytes);
+  grid->collective(mask, &call, resolve_shuffle, at);
+  __builtin_memcpy(out, &call.out, bytes);
+}
+uint32_t ballot(uint32_t mask, int predicate, Where at) {
+  VoteCall call{predicate != 0, 0, Reduce::add};
+  grid->collective(mask, &call, resolve_ballot, at);
+  return call.out;
+}
+uint32_t match_any(uint32_t mask, uint64_t value, Where at) {
+  VoteCall call{value, 0, Reduce::add};
+  grid->collective(mask, &call, resolve_match, at);
+  return call.out;
+}
+uint32_t reduce(uint32_t mask, uint32_t value, Reduce op, Where at) {
+  VoteCall call{value, 0, op};
+  grid->collective(mask, &call, resolve_reduce, at);
+  return call.out;
+}
+void* shared(const void* key, size_t bytes) { return grid->shared(key, bytes); }
+void* dynamic_shared() { return grid->dynamic(); }
+void trap(Where at) { grid->fail("__trap()", at); }
+
+}  // namespace simt

@@ -1,0 +1,87 @@
+// Runs CUDA kernels on the host, in tests: one fiber per CUDA thread, one block at a time. This header is the executor's
+// interface; device.h is what a kernel's own text sees of it. README.md says what it catches and what it cannot.
+#pragma once
+
+#include <vector_types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+
+namespace simt {
+
+// A kernel did what no kernel may: the message names the block, the thread and the line.
+struct error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// ---- for tests -----------------------------------------------------------------------------------------------------
+
+// The order in which a block's threads run, and run on after a barrier. A kernel whose result depends on it is wrong.
+enum class Order { forward, reverse, random };
+
+struct Options {
+  Order order = Order::forward;
+  uint64_t seed = 1;          // for Order::random
+  bool poison_shared = true;  // shared memory is NaN at the start of each block
+};
+
+// For every launch that starts afterwards, in whichever thread. Thread-safe.
+void set_options(const Options& options);
+Options options();
+
+// ---- for the runtime's stand-in --------------------------------------------------------------------------------------
+
+enum class LaunchProblem { none, configuration, shared_memory };
+
+// What is wrong with a launch before it starts: block over 1024 threads or grid out of range; dynamic shared memory
+// over the kernel's limit.
+LaunchProblem check_launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared);
+
+// Runs the kernel to its end; `body` is one CUDA thread's call. Throws simt::error.
+void run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body);
+
+constexpr size_t kMaxSharedBytes = 227 * 1024;     // a block's most, after opting in
+constexpr size_t kDefaultSharedBytes = 48 * 1024;  // without opting in
+
+// cudaFuncAttributeMaxDynamicSharedMemorySize of one kernel. Thread-safe.
+void set_dynamic_shared_limit(const void* kernel, size_t bytes);
+size_t dynamic_shared_limit(const void* kernel);
+
+// ---- for device.h ----------------------------------------------------------------------------------------------------
+
+struct Where {
+  const char* file;
+  unsigned line;
+  static constexpr Where current(const char* f = __builtin_FILE(), unsigned l = __builtin_LINE()) {
+    return {f, l};
+  }
+};
+
+// The CUDA thread that is running: threadIdx and its like.
+struct Here {
+  uint3 thread, block;
+  dim3 block_dim, grid_dim;
+  unsigned lane, warp;
+};
+inline thread_local Here here;
+
+// Waits for every thread of the block; returns for how many of them the predicate was true.
+int barrier(int predicate, Where at);
+
+// Waits for the lanes of `mask`; the last to arrive runs `resolve` over all payloads (null for lanes outside the mask).
+using Resolve = void (*)(void* const* payloads, uint32_t mask);
+void collective(uint32_t mask, void* payload, Resolve resolve, Where at);
+
+void shuffle(uint32_t mask, const void* in, void* out, size_t bytes, int source_lane, Where at);
+uint32_t ballot(uint32_t mask, int predicate, Where at);
+uint32_t match_any(uint32_t mask, uint64_t value, Where at);
+enum class Reduce { add, min_signed, min_unsigned, max_signed, max_unsigned, bit_and, bit_or, bit_xor };
+uint32_t reduce(uint32_t mask, uint32_t value, Reduce op, Where at);
+
+void* shared(const void* key, size_t bytes);  // the block's static shared variable of that key
+void* dynamic_shared();
+[[noreturn]] void trap(Where at);
+
+}  // namespace simt
