@@ -15,6 +15,10 @@
 
 namespace rondo {
 
+// Bytes of StepDims::workspace_bytes that the CUDA backend's GEMMs want at their largest (NVIDIA's recommendation for
+// cuBLAS on Hopper); the CPU backend wants none.
+constexpr uint64_t kCudaWorkspaceBytes = 32ull << 20;
+
 class Ops {
  public:
   virtual ~Ops() = default;

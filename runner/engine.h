@@ -94,6 +94,8 @@ struct Stats {
   uint64_t rows = 0;             // rows that were tokens
   uint64_t padded_rows = 0;      // rows that filled a bucket
   uint64_t tokens = 0;           // tokens made
+  double host_seconds = 0;       // spent in step(), the wait for the device apart (on the CPU: the step itself)
+  double wait_seconds = 0;       // spent waiting for the device
   uint64_t waiting = 0;          // sequences in the queue now
   uint64_t running = 0;          // sequences with a slot now
   uint64_t pages_used = 0;       // now

@@ -44,19 +44,23 @@ File File::open(const std::string& path) {
   } while (fd < 0 && errno == EINTR);
   if (fd < 0) {
     const int error = errno;
-    if (error == ENOENT && is_link(path)) fail(path, "expected a file, found a link to a file that does not exist");
+    if (error == ENOENT && is_link(path))
+      fail(path, "expected a file, found a link to a file that does not exist");
     fail(path, fmt::format("cannot open: {}", std::strerror(error)));
   }
   File file(path, fd, 0);
   struct stat status;
   if (::fstat(fd, &status) != 0) fail(path, fmt::format("cannot stat: {}", std::strerror(errno)));
-  if (!S_ISREG(status.st_mode)) fail(path, fmt::format("expected a regular file, found {}", type_name(status.st_mode)));
+  if (!S_ISREG(status.st_mode))
+    fail(path, fmt::format("expected a regular file, found {}", type_name(status.st_mode)));
   file.size_ = static_cast<uint64_t>(status.st_size);
   return file;
 }
 
 File::File(File&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      size_(std::exchange(other.size_, 0)) {}
 
 File& File::operator=(File&& other) noexcept {
   std::swap(path_, other.path_);
@@ -71,17 +75,20 @@ File::~File() {
 
 void File::read(uint64_t offset, void* to, uint64_t bytes) const {
   if (offset > size_ || bytes > size_ - offset) {
-    fail(path_, fmt::format("expected {} bytes at offset {}, found a file of {} bytes", bytes, offset, size_));
+    fail(path_,
+         fmt::format("expected {} bytes at offset {}, found a file of {} bytes", bytes, offset, size_));
   }
   constexpr uint64_t kLargest = uint64_t{1} << 30;  // Linux reads at most 2 GiB - 4 KiB per call
   char* next = static_cast<char*>(to);
   for (uint64_t done = 0; done < bytes;) {
-    const ssize_t n = ::pread(fd_, next + done, std::min(bytes - done, kLargest), static_cast<off_t>(offset + done));
+    const ssize_t n =
+        ::pread(fd_, next + done, std::min(bytes - done, kLargest), static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail(path_, fmt::format("cannot read at offset {}: {}", offset + done, std::strerror(errno)));
     if (n == 0) {
-      fail(path_, fmt::format("expected {} bytes at offset {}, found {} (the file had {} bytes when it was opened)",
-                              bytes, offset, done, size_));
+      fail(path_,
+           fmt::format("expected {} bytes at offset {}, found {} (the file had {} bytes when it was opened)",
+                       bytes, offset, done, size_));
     }
     done += static_cast<uint64_t>(n);
   }

@@ -15,10 +15,11 @@ constexpr size_t kMaxDepth = 64;
 constexpr size_t kMaxString = size_t{1} << 20;  // bytes between the quotes
 constexpr size_t kMaxNumber = 128;              // characters of a number, true, false or null
 
-// What the library's lexer takes without a word (a byte order mark; NUL, to it the end of the text), and tokens so long
-// that its buffers would outgrow the file.
+// What the library's lexer takes without a word (a byte order mark; NUL, to it the end of the text), and
+// tokens so long that its buffers would outgrow the file.
 void check_tokens(std::string_view text, const std::string& name) {
-  if (text.substr(0, 3) == "\xEF\xBB\xBF") refuse(name, "JSON", "a byte order mark", "save as UTF-8 without one");
+  if (text.substr(0, 3) == "\xEF\xBB\xBF")
+    refuse(name, "JSON", "a byte order mark", "save as UTF-8 without one");
   if (const size_t nul = text.find('\0'); nul != text.npos) {
     refuse(name, "JSON", fmt::format("a NUL byte at byte {}", nul));
   }
@@ -28,7 +29,8 @@ void check_tokens(std::string_view text, const std::string& name) {
     const char c = text[i];
     if (in_string) {
       if (i - start > kMaxString) {
-        refuse(name, fmt::format("strings of at most {} bytes", kMaxString), fmt::format("a longer one at byte {}", start));
+        refuse(name, fmt::format("strings of at most {} bytes", kMaxString),
+               fmt::format("a longer one at byte {}", start));
       }
       if (c == '\\') {
         ++i;
@@ -94,13 +96,16 @@ class MemberReader : public nlohmann::json_sax<Json> {
   bool start_array(std::size_t) override { return open(Json::array()); }
   bool end_array() override { return close(); }
 
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: ...": only what follows the place is for users.
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception& error) override {
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: ...": only what follows the place is
+    // for users.
     std::string_view what = error.what();
     if (const size_t tag = what.find("] "); tag != what.npos) what.remove_prefix(tag + 2);
     if (const size_t place = what.find(": "); place != what.npos) what.remove_prefix(place + 2);
-    throw Error(ErrorKind::InvalidModel, fmt::format("{}: expected a JSON object, found an error at byte {}: {}", name_,
-                                                     position, printable(what)));
+    throw Error(ErrorKind::InvalidModel,
+                fmt::format("{}: expected a JSON object, found an error at byte {}: {}", name_, position,
+                            printable(what)));
   }
 
  private:
@@ -145,7 +150,8 @@ class MemberReader : public nlohmann::json_sax<Json> {
   bool open(Json container) {
     if (!in_root_) refuse(name_, "a JSON object", "an array");
     count_value();
-    if (open_.size() + 2 > kMaxDepth) refuse(name_, fmt::format("nesting of at most {}", kMaxDepth), "deeper nesting");
+    if (open_.size() + 2 > kMaxDepth)
+      refuse(name_, fmt::format("nesting of at most {}", kMaxDepth), "deeper nesting");
     open_.push_back(place(std::move(container)));
     keys_.emplace_back();
     return true;
@@ -172,7 +178,8 @@ class MemberReader : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
-void refuse(const std::string& where, const std::string& expected, const std::string& found, const std::string& hint) {
+void refuse(const std::string& where, const std::string& expected, const std::string& found,
+            const std::string& hint) {
   std::string message = fmt::format("{}: expected {}, found {}", where, expected, found);
   if (!hint.empty()) message += fmt::format(" ({})", hint);
   throw Error(ErrorKind::InvalidModel, message);
@@ -195,13 +202,20 @@ std::string printable(std::string_view text) {
 
 std::string describe(const Json& value) {
   switch (value.type()) {
-    case Json::value_t::null: return "null";
-    case Json::value_t::boolean: return value.get<bool>() ? "true" : "false";
-    case Json::value_t::string: return fmt::format("\"{}\" (a string)", printable(value.get_ref<const std::string&>()));
-    case Json::value_t::array: return fmt::format("an array of {}", value.size());
-    case Json::value_t::object: return fmt::format("an object of {}", value.size());
-    case Json::value_t::number_float: return value.dump() + " (not an integer that fits in 64 bits)";
-    default: return value.dump();
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::boolean:
+      return value.get<bool>() ? "true" : "false";
+    case Json::value_t::string:
+      return fmt::format("\"{}\" (a string)", printable(value.get_ref<const std::string&>()));
+    case Json::value_t::array:
+      return fmt::format("an array of {}", value.size());
+    case Json::value_t::object:
+      return fmt::format("an object of {}", value.size());
+    case Json::value_t::number_float:
+      return value.dump() + " (not an integer that fits in 64 bits)";
+    default:
+      return value.dump();
   }
 }
 
@@ -214,7 +228,8 @@ void read_json_members(std::string_view text, const std::string& name, uint64_t 
 
 Json read_json_object(std::string_view text, const std::string& name, uint64_t max_values) {
   Json object = Json::object();
-  read_json_members(text, name, max_values, [&](const std::string& key, Json value) { object[key] = std::move(value); });
+  read_json_members(text, name, max_values,
+                    [&](const std::string& key, Json value) { object[key] = std::move(value); });
   return object;
 }
 
@@ -231,7 +246,8 @@ int64_t json_integer(const Json& value, const std::string& where, int64_t min, i
 double json_number(const Json& value, const std::string& where, double min, double max) {
   const double number = value.is_number() ? value.get<double>() : std::nan("");
   if (!(number >= min && number <= max)) {
-    refuse(where, fmt::format("a number from {} to {}", min, max), value.is_number() ? value.dump() : describe(value));
+    refuse(where, fmt::format("a number from {} to {}", min, max),
+           value.is_number() ? value.dump() : describe(value));
   }
   return number;
 }
@@ -299,8 +315,8 @@ void JsonFields::ignore(std::string_view key) { known_.emplace(key); }
 void JsonFields::refuse_others(const std::string& hint) const {
   for (const auto& [key, value] : object_.items()) {
     if (!known_.contains(key)) {
-      throw Error(ErrorKind::InvalidModel,
-                  fmt::format("{}: {}: not understood, found {} ({})", where_, printable(key), describe(value), hint));
+      throw Error(ErrorKind::InvalidModel, fmt::format("{}: {}: not understood, found {} ({})", where_,
+                                                       printable(key), describe(value), hint));
     }
   }
 }

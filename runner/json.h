@@ -1,5 +1,5 @@
-// Strict reading of JSON files, on nlohmann_json: what that accepts and a checkpoint must not hold is refused here.
-// Internal to the runner: no public header includes this.
+// Strict reading of JSON files, on nlohmann_json: what that accepts and a checkpoint must not hold is refused
+// here. Internal to the runner: no public header includes this.
 #pragma once
 
 #include <cstdint>
@@ -25,26 +25,29 @@ std::string printable(std::string_view text);
 // A value with its type, short enough for a message: `"32" (a string)`, `an array of 3`.
 std::string describe(const Json& value);
 
-// Reads an object and hands over its members one by one, in the file's order, so that a bad member is refused before
-// the rest is kept. Throws InvalidModel with file, byte and cause for anything but one valid object: not UTF-8, NUL
-// bytes or escapes, a byte order mark, nesting above 64, a duplicate key at any depth, a string above 1 MiB, a number
-// above 128 characters, more than `max_values` values. Memory stays proportional to the text.
+// Reads an object and hands over its members one by one, in the file's order, so that a bad member is refused
+// before the rest is kept. Throws InvalidModel with file, byte and cause for anything but one valid object:
+// not UTF-8, NUL bytes or escapes, a byte order mark, nesting above 64, a duplicate key at any depth, a
+// string above 1 MiB, a number above 128 characters, more than `max_values` values. Memory stays proportional
+// to the text.
 void read_json_members(std::string_view text, const std::string& name, uint64_t max_values,
                        const std::function<void(const std::string& key, Json value)>& on_member);
 
 // The same, as one object.
 Json read_json_object(std::string_view text, const std::string& name, uint64_t max_values);
 
-// The members of one object, taken by name, with what is left over refused in the end. `where` opens each message: the
-// file, and the field for an object inside it. Keeps a reference to `object`. Every function that takes a key throws
-// InvalidModel with field, value and what was expected. Null is refused unless a name says otherwise.
+// The members of one object, taken by name, with what is left over refused in the end. `where` opens each
+// message: the file, and the field for an object inside it. Keeps a reference to `object`. Every function
+// that takes a key throws InvalidModel with field, value and what was expected. Null is refused unless a name
+// says otherwise.
 class JsonFields {
  public:
   JsonFields(const Json& object, std::string where);
 
   const std::string& where() const { return where_; }
 
-  // The value, or null where it is absent; null and absent are one where transformers gives None its own meaning.
+  // The value, or null where it is absent; null and absent are one where transformers gives None its own
+  // meaning.
   const Json* find(const char* key);
   const Json* find_non_null(const char* key);
 
@@ -64,7 +67,8 @@ class JsonFields {
   // Refuses the first member that no call above has named.
   void refuse_others(const std::string& hint) const;
 
-  [[noreturn]] void refuse_field(const char* key, const std::string& expected, const std::string& hint = "") const;
+  [[noreturn]] void refuse_field(const char* key, const std::string& expected,
+                                 const std::string& hint = "") const;
 
  private:
   const Json& object_;

@@ -13,8 +13,8 @@
 namespace rondo {
 namespace {
 
-// Far above any model, and low enough that no product of sizes leaves 64 bits: a matrix has less than 2^45 elements, a
-// model less than 2^61 bytes.
+// Far above any model, and low enough that no product of sizes leaves 64 bits: a matrix has less than 2^45
+// elements, a model less than 2^61 bytes.
 constexpr int64_t kMaxHidden = 1 << 20;
 constexpr int64_t kMaxIntermediate = 1 << 24;
 constexpr int64_t kMaxVocab = 1 << 24;
@@ -35,8 +35,9 @@ struct Family {
   int64_t kv_heads;  // 0: as many as heads
   int64_t head_dim;  // 0: hidden_size / num_attention_heads
   int64_t max_position_embeddings;
-  int32_t eos_token_id;  // -1: none
-  bool has_window_switch;  // use_sliding_window, max_window_layers and layer_types choose the layers with a window
+  int32_t eos_token_id;    // -1: none
+  bool has_window_switch;  // use_sliding_window, max_window_layers and layer_types choose the layers with a
+                           // window
 };
 constexpr Family kFamilies[] = {
     {"llama", "LlamaForCausalLM", 0, 0, 2048, 2, false},
@@ -81,16 +82,19 @@ void read_heads(JsonFields& fields, const Family& family, ModelConfig& config) {
   config.kv_heads = fields.integer_or_null("num_key_value_heads", 1, kMaxHeads).value_or(fallback);
   if (config.heads % config.kv_heads != 0) {
     refuse(fields.where() + ": num_key_value_heads",
-           fmt::format("a divisor of num_attention_heads ({})", config.heads), std::to_string(config.kv_heads),
+           fmt::format("a divisor of num_attention_heads ({})", config.heads),
+           std::to_string(config.kv_heads),
            silent ? fmt::format("the default of {}", config.model_type) : "");
   }
 
-  const std::string expected = fmt::format("a multiple of {} from {} to {}", kHeadDimStep, kHeadDimStep, kMaxHeadDim);
+  const std::string expected =
+      fmt::format("a multiple of {} from {} to {}", kHeadDimStep, kHeadDimStep, kMaxHeadDim);
   const bool derived = fields.find_non_null("head_dim") == nullptr && family.head_dim == 0;
   if (derived) {
     if (config.hidden_size % config.heads != 0) {
-      fields.refuse_field("num_attention_heads",
-                          fmt::format("a divisor of hidden_size ({}) where head_dim is not given", config.hidden_size));
+      fields.refuse_field(
+          "num_attention_heads",
+          fmt::format("a divisor of hidden_size ({}) where head_dim is not given", config.hidden_size));
     }
     config.head_dim = config.hidden_size / config.heads;
   } else {
@@ -128,7 +132,8 @@ void read_windows(JsonFields& fields, const Family& family, ModelConfig& config)
     first = fields.integer_or("max_window_layers", 0, INT32_MAX, 28);
   }
   if (window != 0) {
-    for (size_t i = static_cast<size_t>(std::min(first, config.layers)); i < layers; ++i) config.sliding_window[i] = window;
+    for (size_t i = static_cast<size_t>(std::min(first, config.layers)); i < layers; ++i)
+      config.sliding_window[i] = window;
   }
 
   const Json* types = fields.find_non_null("layer_types");
@@ -140,13 +145,16 @@ void read_windows(JsonFields& fields, const Family& family, ModelConfig& config)
     const Json& type = (*types)[i];
     const std::string where = fmt::format("{}: layer_types[{}]", fields.where(), i);
     const bool slides = type == "sliding_attention";
-    if (!slides && type != "full_attention") refuse(where, "full_attention or sliding_attention", describe(type));
+    if (!slides && type != "full_attention")
+      refuse(where, "full_attention or sliding_attention", describe(type));
     if (family.has_window_switch) {
-      if (slides && window == 0) refuse(where, "full_attention where no sliding_window is in use", describe(type));
+      if (slides && window == 0)
+        refuse(where, "full_attention where no sliding_window is in use", describe(type));
       config.sliding_window[i] = slides ? window : 0;
     } else if (slides != (window != 0)) {
       // transformers passes over the list for this family: a list that says otherwise has no defined meaning.
-      refuse(where, window != 0 ? "sliding_attention, as sliding_window is set" : "full_attention", describe(type));
+      refuse(where, window != 0 ? "sliding_attention, as sliding_window is set" : "full_attention",
+             describe(type));
     }
   }
 }
@@ -185,7 +193,8 @@ ModelConfig parse_model_config(const std::string& text, const std::string& name)
   ModelConfig config;
   config.model_type = family.model_type;
   config.dtype = read_dtype(fields);
-  // The sizes that make a model have no defaults here, though transformers has some: a file without them is not whole.
+  // The sizes that make a model have no defaults here, though transformers has some: a file without them is
+  // not whole.
   config.vocab_size = fields.integer("vocab_size", 1, kMaxVocab);
   config.hidden_size = fields.integer("hidden_size", 1, kMaxHidden);
   config.intermediate_size = fields.integer("intermediate_size", 1, kMaxIntermediate);
@@ -203,7 +212,8 @@ ModelConfig parse_model_config(const std::string& text, const std::string& name)
   config.rope = read_rope_config(fields, config);
   read_eos(fields, family, config);
   accept_harmless_config_keys(fields);
-  fields.refuse_others(fmt::format("no {} option that this engine knows; remove it if it changes nothing", config.model_type));
+  fields.refuse_others(
+      fmt::format("no {} option that this engine knows; remove it if it changes nothing", config.model_type));
   return config;
 }
 

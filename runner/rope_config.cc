@@ -19,8 +19,8 @@ struct KindName {
   RopeConfig::Kind kind;
 };
 constexpr KindName kKinds[] = {
-    {"default", RopeConfig::Kind::Default}, {"linear", RopeConfig::Kind::Linear},
-    {"dynamic", RopeConfig::Kind::Dynamic}, {"yarn", RopeConfig::Kind::Yarn},
+    {"default", RopeConfig::Kind::Default},   {"linear", RopeConfig::Kind::Linear},
+    {"dynamic", RopeConfig::Kind::Dynamic},   {"yarn", RopeConfig::Kind::Yarn},
     {"longrope", RopeConfig::Kind::LongRope}, {"llama3", RopeConfig::Kind::Llama3},
 };
 
@@ -51,8 +51,8 @@ std::vector<double> read_factors(JsonFields& rope, const char* key, int64_t head
   }
   std::vector<double> factors;
   for (const Json& value : *list) {
-    factors.push_back(
-        json_number(value, fmt::format("{}: {}[{}]", rope.where(), key, factors.size()), kMinFactor, kMaxFactor));
+    factors.push_back(json_number(value, fmt::format("{}: {}[{}]", rope.where(), key, factors.size()),
+                                  kMinFactor, kMaxFactor));
   }
   return factors;
 }
@@ -102,7 +102,8 @@ void read_longrope(JsonFields& rope, const ModelConfig& config, RopeConfig& out)
 
 void refuse_partial_rotation(JsonFields& fields) {
   const std::optional<double> part = fields.number_or_null("partial_rotary_factor", 0, 1);
-  if (part && *part != 1) fields.refuse_field("partial_rotary_factor", "1", "every dimension of a head is rotated");
+  if (part && *part != 1)
+    fields.refuse_field("partial_rotary_factor", "1", "every dimension of a head is rotated");
 }
 
 }  // namespace
@@ -112,7 +113,8 @@ RopeConfig read_rope_config(JsonFields& fields, const ModelConfig& config) {
   const Json* scaling = fields.find_non_null("rope_scaling");        // transformers 4
   const Json* parameters = fields.find_non_null("rope_parameters");  // transformers 5
   if (scaling != nullptr && parameters != nullptr) {
-    fields.refuse_field("rope_scaling", "nothing beside rope_parameters", "which of the two is meant is not clear");
+    fields.refuse_field("rope_scaling", "nothing beside rope_parameters",
+                        "which of the two is meant is not clear");
   }
   const char* key = scaling != nullptr ? "rope_scaling" : "rope_parameters";
   const Json& object = scaling != nullptr ? *scaling : parameters != nullptr ? *parameters : kNothing;
@@ -134,9 +136,15 @@ RopeConfig read_rope_config(JsonFields& fields, const ModelConfig& config) {
     out.attention_factor = rope.number_or_null("attention_factor", kMinFactor, kMaxFactor).value_or(0.0);
   }
   switch (out.kind) {
-    case RopeConfig::Kind::Yarn: read_yarn(rope, out); break;
-    case RopeConfig::Kind::Llama3: read_llama3(rope, out); break;
-    case RopeConfig::Kind::LongRope: read_longrope(rope, config, out); break;
+    case RopeConfig::Kind::Yarn:
+      read_yarn(rope, out);
+      break;
+    case RopeConfig::Kind::Llama3:
+      read_llama3(rope, out);
+      break;
+    case RopeConfig::Kind::LongRope:
+      read_longrope(rope, config, out);
+      break;
     case RopeConfig::Kind::Default:
     case RopeConfig::Kind::Linear:
     case RopeConfig::Kind::Dynamic:

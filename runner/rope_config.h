@@ -6,8 +6,8 @@
 
 namespace rondo {
 
-// Reads rope_theta, rope_scaling, rope_parameters, partial_rotary_factor and original_max_position_embeddings of a
-// config.json whose sizes are already in `config`. Throws InvalidModel naming the field.
+// Reads rope_theta, rope_scaling, rope_parameters, partial_rotary_factor and original_max_position_embeddings
+// of a config.json whose sizes are already in `config`. Throws InvalidModel naming the field.
 RopeConfig read_rope_config(JsonFields& fields, const ModelConfig& config);
 
 }  // namespace rondo

@@ -26,8 +26,8 @@ struct FormatDtype {
   std::optional<DType> weight;
 };
 constexpr FormatDtype kDtypes[] = {
-    {"BOOL", 1, {}}, {"U8", 1, {}},  {"I8", 1, {}},  {"F8_E5M2", 1, {}},       {"F8_E4M3", 1, {}},
-    {"I16", 2, {}},  {"U16", 2, {}}, {"I32", 4, {}}, {"U32", 4, {}},           {"F64", 8, {}},
+    {"BOOL", 1, {}}, {"U8", 1, {}},  {"I8", 1, {}},          {"F8_E5M2", 1, {}},       {"F8_E4M3", 1, {}},
+    {"I16", 2, {}},  {"U16", 2, {}}, {"I32", 4, {}},         {"U32", 4, {}},           {"F64", 8, {}},
     {"I64", 8, {}},  {"U64", 8, {}}, {"F16", 2, DType::f16}, {"BF16", 2, DType::bf16}, {"F32", 4, DType::f32},
 };
 
@@ -60,12 +60,14 @@ TensorInfo read_tensor(const std::string& key, const Json& value, uint64_t data_
   tensor.name = key;
   tensor.dtype = fields.string("dtype");
   const FormatDtype* dtype = find_dtype(tensor.dtype);
-  if (dtype == nullptr) fields.refuse_field("dtype", "a dtype of the safetensors format, such as BF16, F16 or F32");
+  if (dtype == nullptr)
+    fields.refuse_field("dtype", "a dtype of the safetensors format, such as BF16, F16 or F32");
 
   const Json& shape = elements(fields, "shape", 0, kMaxRank, "an array of at most 8 integers");
   uint64_t bytes = dtype->bytes;
   for (const Json& dimension : shape) {
-    tensor.shape.push_back(json_integer(dimension, element_name(fields, "shape", tensor.shape.size()), 1, kMaxInteger));
+    tensor.shape.push_back(
+        json_integer(dimension, element_name(fields, "shape", tensor.shape.size()), 1, kMaxInteger));
     if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(tensor.shape.back()), &bytes)) {
       refuse(fields.where() + ": shape", "a size in bytes that fits in 64 bits", printable(shape.dump()));
     }
@@ -76,13 +78,14 @@ TensorInfo read_tensor(const std::string& key, const Json& value, uint64_t data_
   const int64_t end = json_integer(offsets[1], element_name(fields, "data_offsets", 1), begin, kMaxInteger);
   const uint64_t data_bytes = file_bytes - data_start;
   if (static_cast<uint64_t>(end) > data_bytes) {
-    refuse(element_name(fields, "data_offsets", 1), fmt::format("at most {}, where the file ends", data_bytes),
-           std::to_string(end));
+    refuse(element_name(fields, "data_offsets", 1),
+           fmt::format("at most {}, where the file ends", data_bytes), std::to_string(end));
   }
   tensor.offset = data_start + static_cast<uint64_t>(begin);
   tensor.bytes = static_cast<uint64_t>(end - begin);
   if (tensor.bytes != bytes) {
-    refuse(fields.where() + ": data_offsets", fmt::format("{} bytes for {} {}", bytes, tensor.dtype, shape_text(tensor.shape)),
+    refuse(fields.where() + ": data_offsets",
+           fmt::format("{} bytes for {} {}", bytes, tensor.dtype, shape_text(tensor.shape)),
            fmt::format("{}", tensor.bytes));
   }
   fields.refuse_others("a tensor has dtype, shape and data_offsets");
@@ -107,7 +110,8 @@ void check_cover(const std::vector<TensorInfo>& tensors, uint64_t data_start, ui
       refuse(file + ": " + printable(tensor.name) + ": data_offsets",
              fmt::format("to begin at {}, where {} ends", end - data_start,
                          last == nullptr ? "the header" : printable(last->name)),
-             fmt::format("{}", tensor.offset - data_start), tensor.offset < end ? "tensors overlap" : "a hole");
+             fmt::format("{}", tensor.offset - data_start),
+             tensor.offset < end ? "tensors overlap" : "a hole");
     }
     end += tensor.bytes;
     last = &tensor;
@@ -124,9 +128,12 @@ std::optional<DType> weight_dtype(std::string_view dtype) {
   return found == nullptr ? std::nullopt : found->weight;
 }
 
-std::string shape_text(const std::vector<int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+std::string shape_text(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
 
-uint64_t safetensors_header_bytes(const unsigned char (&prefix)[8], uint64_t file_bytes, const std::string& name) {
+uint64_t safetensors_header_bytes(const unsigned char (&prefix)[8], uint64_t file_bytes,
+                                  const std::string& name) {
   uint64_t length = 0;  // little-endian
   for (int i = 7; i >= 0; --i) length = length << 8 | prefix[i];
   const uint64_t most = std::min(file_bytes - std::min(file_bytes, kPrefixBytes), kMaxHeaderBytes);
@@ -175,12 +182,14 @@ SafetensorsFile SafetensorsFile::open(const std::string& path) {
 SafetensorsFile::SafetensorsFile(File file, std::vector<TensorInfo> tensors)
     : file_(std::move(file)), tensors_(std::move(tensors)), by_name_(tensors_.size()) {
   std::iota(by_name_.begin(), by_name_.end(), size_t{0});
-  std::sort(by_name_.begin(), by_name_.end(), [&](size_t a, size_t b) { return tensors_[a].name < tensors_[b].name; });
+  std::sort(by_name_.begin(), by_name_.end(),
+            [&](size_t a, size_t b) { return tensors_[a].name < tensors_[b].name; });
 }
 
 const TensorInfo* SafetensorsFile::find(std::string_view name) const {
-  const auto at = std::lower_bound(by_name_.begin(), by_name_.end(), name,
-                                   [&](size_t index, std::string_view key) { return tensors_[index].name < key; });
+  const auto at =
+      std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                       [&](size_t index, std::string_view key) { return tensors_[index].name < key; });
   return at == by_name_.end() || tensors_[*at].name != name ? nullptr : &tensors_[*at];
 }
 

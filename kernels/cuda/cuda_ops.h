@@ -9,9 +9,6 @@
 
 namespace rondo {
 
-// Bytes of StepDims::workspace_bytes that cuBLASLt wants at its largest (NVIDIA's recommendation for Hopper).
-constexpr uint64_t kCudaWorkspaceBytes = 32ull << 20;
-
 // The composed form: RMSNorm, cuBLASLt GEMM, RoPE + append, split-K attention, SiLU-mul, sampling: one kernel file each.
 // GEMM plans are made the first time a shape is seen and kept, so that a captured step finds them made.
 std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model, cudaStream_t stream);

@@ -154,7 +154,8 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   if (!function) return failed(cudaErrorInvalidDeviceFunction);
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout)
     return value < -1 || value > 100 ? failed(cudaErrorInvalidValue) : cudaSuccess;
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || size_t(value) > simt::kMaxSharedBytes)
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+      size_t(value) > simt::kMaxSharedBytes)
     return failed(cudaErrorInvalidValue);
   simt::set_dynamic_shared_limit(function, size_t(value));
   return cudaSuccess;
@@ -181,8 +182,8 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
   const size_t per_block = dynamic_shared + kSharedReservedPerBlock;
   *blocks = block_size > 1024 || dynamic_shared > simt::dynamic_shared_limit(function)
                 ? 0
-                : std::min({kThreadsPerMultiprocessor / ((block_size + 31) / 32 * 32), kBlocksPerMultiprocessor,
-                            int(kSharedPerMultiprocessor / per_block)});
+                : std::min({kThreadsPerMultiprocessor / ((block_size + 31) / 32 * 32),
+                            kBlocksPerMultiprocessor, int(kSharedPerMultiprocessor / per_block)});
   return cudaSuccess;
 }
 

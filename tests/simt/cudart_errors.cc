@@ -10,7 +10,8 @@ struct ErrorText {
   const char* name;
   const char* text;
 };
-#define ERROR_TEXT(error, text) {error, #error, text}
+#define ERROR_TEXT(error, text) \
+  { error, #error, text }
 const ErrorText kErrors[] = {
     ERROR_TEXT(cudaSuccess, "no error"),
     ERROR_TEXT(cudaErrorInvalidValue, "invalid argument"),
@@ -42,11 +43,13 @@ const ErrorText kErrors[] = {
     ERROR_TEXT(cudaErrorNotSupported, "operation not supported"),
     ERROR_TEXT(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
     ERROR_TEXT(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
-    ERROR_TEXT(cudaErrorStreamCaptureUnmatched, "capture was not initiated in this stream"),
+    ERROR_TEXT(cudaErrorStreamCaptureUnmatched, "capture was not ended in the same stream as it began"),
     ERROR_TEXT(cudaErrorStreamCaptureUnjoined, "capturing stream has unjoined work"),
     ERROR_TEXT(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
-    ERROR_TEXT(cudaErrorStreamCaptureImplicit, "operation would make the legacy stream depend on a capturing stream"),
-    ERROR_TEXT(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream"),
+    ERROR_TEXT(cudaErrorStreamCaptureImplicit,
+               "operation would make the legacy stream depend on a capturing blocking stream"),
+    ERROR_TEXT(cudaErrorCapturedEvent,
+               "operation not permitted on an event last recorded in a capturing stream"),
     ERROR_TEXT(cudaErrorStreamCaptureWrongThread,
                "attempt to terminate a thread-local capture sequence from another thread"),
     ERROR_TEXT(cudaErrorContained, "Invalid access of peer GPU memory over nvlink or a hardware error"),
@@ -64,7 +67,8 @@ const char* cudaGetErrorName(cudaError_t error) {
   return "unrecognized error code";
 }
 
-// After a kernel's fault the text goes on with what the executor saw, so that it reaches whoever prints the error.
+// After a kernel's fault the text goes on with what the executor saw, so that it reaches whoever prints the
+// error.
 const char* cudaGetErrorString(cudaError_t error) {
   using namespace fake::detail;
   const char* text = "unrecognized error code";

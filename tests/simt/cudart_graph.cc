@@ -15,8 +15,8 @@ cudaStreamCaptureMode& thread_mode() {
   return mode;
 }
 
-// The pointers among a launch's arguments. In a struct passed by value only addresses of live allocations are told from
-// numbers.
+// The pointers among a launch's arguments. In a struct passed by value only addresses of live allocations are
+// told from numbers.
 std::vector<CapturedPointer> pointers_of(const KernelLaunch& launch) {
   std::vector<CapturedPointer> found;
   for (size_t i = 0; i < launch.arguments.size(); ++i) {
@@ -25,7 +25,8 @@ std::vector<CapturedPointer> pointers_of(const KernelLaunch& launch) {
     for (size_t at = 0; at + sizeof(void*) <= a.bytes; at += sizeof(void*)) {
       const void* word = nullptr;
       std::memcpy(&word, static_cast<const char*>(a.value) + at, sizeof word);
-      if (word && (a.is_pointer || find_block(word) != runtime().blocks.end())) found.push_back({word, where});
+      if (word && (a.is_pointer || find_block(word) != runtime().blocks.end()))
+        found.push_back({word, where});
     }
   }
   return found;
@@ -46,7 +47,8 @@ const char* type_name(cudaGraphNodeType type) {
   }
 }
 
-void collect_pointers(const Operation& operation, const std::string& node, std::vector<CapturedPointer>& out) {
+void collect_pointers(const Operation& operation, const std::string& node,
+                      std::vector<CapturedPointer>& out) {
   for (auto& p : operation.pointers)
     out.push_back({p.address, node + " (" + type_name(operation.type) + "), " + p.where});
   for (size_t i = 0; i < operation.children.size(); ++i)
@@ -66,8 +68,9 @@ cudaError_t forbidden_by_capture() {
   for (CUstream_st* s : runtime().streams) {
     if (!s->capture) continue;
     const bool mine = s->capture->owner == std::this_thread::get_id();
-    const bool minds = mine ? s->capture->mode != cudaStreamCaptureModeRelaxed
-                            : s->capture->mode == cudaStreamCaptureModeGlobal && own == cudaStreamCaptureModeGlobal;
+    const bool minds =
+        mine ? s->capture->mode != cudaStreamCaptureModeRelaxed
+             : s->capture->mode == cudaStreamCaptureModeGlobal && own == cudaStreamCaptureModeGlobal;
     if (!minds) continue;
     spoil(s);
     forbidden = true;
@@ -100,10 +103,8 @@ cudaError_t launch_kernel(cudaStream_t stream, KernelLaunch launch) {
   const auto problem = simt::check_launch(launch.function, launch.grid, launch.block, launch.dynamic_shared);
   if (problem != simt::LaunchProblem::none) {
     if (s->capture && s->capture->invalid) return failed(cudaErrorStreamCaptureInvalidated);
-    const bool capturing = s->capture.has_value();
     spoil(s);
-    return failed(problem == simt::LaunchProblem::configuration && !capturing ? cudaErrorInvalidConfiguration
-                                                                              : cudaErrorInvalidValue);
+    return failed(cudaErrorInvalidValue);
   }
   auto operation = std::make_shared<Operation>();
   operation->type = cudaGraphNodeTypeKernel;
@@ -138,14 +139,20 @@ namespace {
 
 CUgraph_st* find_graph(cudaGraph_t graph) {
   if (runtime().graphs.count(graph)) return graph;
-  runtime().note("use of a graph that was destroyed or never created");
+  if (graph) runtime().note("use of a graph that was destroyed or never created");
   return nullptr;
 }
 
 CUgraphExec_st* find_exec(cudaGraphExec_t exec) {
   if (runtime().execs.count(exec)) return exec;
-  runtime().note("use of a graph exec that was destroyed or never created");
+  if (exec) runtime().note("use of a graph exec that was destroyed or never created");
   return nullptr;
+}
+
+cudaError_t refuse_graph_on_capturing(CUstream_st* stream) {
+  if (!stream->capture) return cudaSuccess;
+  spoil(stream);
+  return failed(cudaErrorStreamCaptureUnsupported);
 }
 
 cudaError_t instantiate(cudaGraphExec_t* exec, cudaGraph_t graph) {
@@ -177,8 +184,9 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
   if (call.refused()) return call.refused();
   CUstream_st* s = find_stream(stream);
   if (!s) return failed(cudaErrorInvalidResourceHandle);
-  if (s == &runtime().legacy)
-    if (cudaError_t e = forbidden_on_legacy()) return e;
+  if (s == &runtime().legacy)  // cannot be told, and spoils nothing
+    for (CUstream_st* other : runtime().streams)
+      if (other->capture && other->blocking()) return failed(cudaErrorStreamCaptureImplicit);
   *status = !s->capture           ? cudaStreamCaptureStatusNone
             : s->capture->invalid ? cudaStreamCaptureStatusInvalidated
                                   : cudaStreamCaptureStatusActive;
@@ -192,7 +200,8 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
   if (!s) return failed(cudaErrorInvalidResourceHandle);
   if (s == &runtime().legacy) return failed(cudaErrorStreamCaptureUnsupported);
   if (s->capture) return failed(cudaErrorIllegalState);
-  s->capture = Capture{mode, std::this_thread::get_id(), std::make_unique<CUgraph_st>()};
+  s->capture =
+      Capture{mode, std::this_thread::get_id(), std::make_unique<CUgraph_st>(), ++runtime().captures};
   return cudaSuccess;
 }
 
@@ -206,9 +215,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   Capture capture = std::move(*s->capture);
   s->capture.reset();  // whatever comes now, the capture is over
   if (call.refused()) return call.refused();
+  if (capture.invalid) return failed(cudaErrorStreamCaptureInvalidated);
   if (capture.mode != cudaStreamCaptureModeRelaxed && capture.owner != std::this_thread::get_id())
     return failed(cudaErrorStreamCaptureWrongThread);
-  if (capture.invalid) return failed(cudaErrorStreamCaptureInvalidated);
   *graph = capture.graph.release();
   runtime().graphs.insert(*graph);
   return cudaSuccess;
@@ -260,7 +269,8 @@ cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
   Call call("cudaGraphUpload");
   if (call.refused()) return call.refused();
   if (!find_exec(exec)) return failed(cudaErrorInvalidValue);
-  return find_stream(stream) ? cudaSuccess : failed(cudaErrorInvalidResourceHandle);
+  CUstream_st* s = find_stream(stream);
+  return s ? refuse_graph_on_capturing(s) : failed(cudaErrorInvalidResourceHandle);
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
@@ -273,6 +283,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   CUgraphExec_st* x = find_exec(exec);
   if (!x) return failed(cudaErrorInvalidValue);
   if (!s) return failed(cudaErrorInvalidResourceHandle);
+  if (cudaError_t e = refuse_graph_on_capturing(s)) return e;
   return submit(s, std::make_shared<Operation>(*x->graph));
 }
 
@@ -291,6 +302,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {  // work in flight goes
   if (call.nothing_exists()) return call.refused();
   CUgraphExec_st* x = find_exec(exec);
   if (!x) return call.result(cudaErrorInvalidValue);
+  if (!runtime().broken)
+    if (cudaError_t e = forbidden_by_capture()) return e;
   runtime().execs.erase(x);
   delete x;
   return call.result(cudaSuccess);
@@ -300,8 +313,8 @@ cudaError_t cudaDeviceReset() {
   Call call("cudaDeviceReset");
   if (call.nothing_exists()) return call.refused();
   if (runtime().broken) {
-    runtime().was_reset_broken = true;
-    return call.refused();
+    runtime().was_reset_broken = true;  // it claims success, and the device stays away
+    return cudaSuccess;
   }
   if (call.refused()) return call.refused();
   if (fake::live_objects() > 0) runtime().note("cudaDeviceReset with objects alive: " + fake::live_report());

@@ -42,6 +42,7 @@ struct Capture {
   cudaStreamCaptureMode mode;
   std::thread::id owner;
   std::unique_ptr<CUgraph_st> graph;
+  uint64_t id;
   bool invalid = false;
 };
 
@@ -67,7 +68,7 @@ struct CUstream_st {
 struct CUevent_st {
   bool timing = true, captured = false;
   std::shared_ptr<fake::detail::Queue> queue;  // null: never recorded
-  uint64_t until = 0;
+  uint64_t until = 0;                          // of the queue; or, if captured, the capture's id
   std::shared_ptr<std::chrono::steady_clock::time_point> when;
 };
 
@@ -89,6 +90,7 @@ struct Runtime {
   std::map<const char*, Block> blocks;
   std::set<const void*> library_objects;  // cuBLASLt's handles and descriptors
   size_t memory, used = 0;
+  uint64_t captures = 0;  // begun so far: their ids
   Device device;
 
   cudaError_t broken = cudaSuccess;  // sticky
@@ -146,7 +148,8 @@ cudaError_t drain_all();
 
 // ---- capture
 
-// A call that a capture could not see (allocation, synchronisation) is refused while one forbids it, and spoils it.
+// A call that a capture could not see (allocation, synchronisation) is refused while one forbids it, and
+// spoils it.
 cudaError_t forbidden_by_capture();
 // The same for calls on the legacy stream, which would wait for a blocking stream that is being captured.
 cudaError_t forbidden_on_legacy();

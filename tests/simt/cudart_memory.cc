@@ -1,4 +1,5 @@
-// The stand-in runtime: memory. Device memory is the host's, in allocations of the exact size asked for, filled with NaN.
+// The stand-in runtime: memory. Device memory is the host's, in allocations of the exact size asked for,
+// filled with NaN.
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -58,7 +59,8 @@ cudaError_t check_copy(const void* to, const void* from, size_t bytes, cudaMemcp
   }
   if (bytes == 0) return cudaSuccess;
   if (fits(from, bytes, from_side) && fits(to, bytes, to_side)) return cudaSuccess;
-  runtime().note("copy of " + std::to_string(bytes) + " bytes that does not lie in the memory its kind names");
+  runtime().note("copy of " + std::to_string(bytes) +
+                 " bytes that does not lie in the memory its kind names");
   return failed(cudaErrorInvalidValue);
 }
 
@@ -88,8 +90,8 @@ cudaError_t run_synchronously(const std::function<void()>& work) {
 
 cudaError_t allocate(void** p, size_t bytes, bool on_device) {
   *p = nullptr;
-  if (cudaError_t e = forbidden_by_capture()) return e;
   if (bytes == 0) return cudaSuccess;
+  if (cudaError_t e = forbidden_by_capture()) return e;
   Runtime& r = runtime();
   if (on_device && bytes > r.memory - std::min(r.memory, r.used)) return failed(cudaErrorMemoryAllocation);
   void* address = nullptr;
@@ -103,14 +105,15 @@ cudaError_t allocate(void** p, size_t bytes, bool on_device) {
 
 cudaError_t release(const Call& call, void* p, bool on_device) {
   Runtime& r = runtime();
-  if (!p || call.nothing_exists()) return call.refused();
+  if (call.nothing_exists()) return call.refused();
+  if (!r.broken)
+    if (cudaError_t e = forbidden_by_capture()) return e;  // of null too
+  if (!p) return call.refused();
   auto found = r.blocks.find(static_cast<char*>(p));
   if (found == r.blocks.end() || found->second.on_device != on_device) {
     r.note("free of an address that was not allocated, or was freed before");
     return call.result(cudaErrorInvalidValue);
   }
-  if (!r.broken)
-    if (cudaError_t e = forbidden_by_capture()) return e;
   drain_all();  // as the real one does
   if (on_device) r.used -= found->second.bytes;
   r.blocks.erase(found);
@@ -154,7 +157,8 @@ cudaError_t cudaFreeHost(void* p) {
   return release(call, p, false);
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   Call call("cudaMemcpyAsync");
   CUstream_st* s = call.nothing_exists() ? nullptr : find_stream(stream);
   if (call.refused()) {
@@ -162,10 +166,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     return call.refused();
   }
   if (!s) return failed(cudaErrorInvalidResourceHandle);
-  if (cudaError_t e = check_copy(to, from, bytes, kind)) {
-    spoil(s);
-    return e;
-  }
+  if (cudaError_t e = check_copy(to, from, bytes, kind)) return e;  // spoils no capture
   auto operation = memory_operation(cudaGraphNodeTypeMemcpy, [=] { std::memmove(to, from, bytes); });
   operation->pointers = {{from, "source"}, {to, "destination"}};
   return submit(s, std::move(operation));
@@ -179,10 +180,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
     return call.refused();
   }
   if (!s) return failed(cudaErrorInvalidResourceHandle);
-  if (cudaError_t e = check_set(to, bytes)) {
-    spoil(s);
-    return e;
-  }
+  if (cudaError_t e = check_set(to, bytes)) return e;  // spoils no capture
   auto operation = memory_operation(cudaGraphNodeTypeMemset, [=] { std::memset(to, value, bytes); });
   operation->pointers = {{to, "destination"}};
   return submit(s, std::move(operation));

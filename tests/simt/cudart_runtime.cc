@@ -80,9 +80,11 @@ const char* const kFunctions[] = {
 };
 
 void add_fault(const std::string& api, int nth, int status) {
-  const bool known = std::any_of(std::begin(kFunctions), std::end(kFunctions), [&](auto f) { return api == f; });
+  const bool known =
+      std::any_of(std::begin(kFunctions), std::end(kFunctions), [&](auto f) { return api == f; });
   if (!known || nth < 1 || status == 0)
-    throw std::invalid_argument("fake::fail(" + api + ", " + std::to_string(nth) + ", " + std::to_string(status) +
+    throw std::invalid_argument("fake::fail(" + api + ", " + std::to_string(nth) + ", " +
+                                std::to_string(status) +
                                 "): a function of the stand-in, a count from 1 and an error are needed");
   Runtime& r = runtime();
   std::lock_guard lock(r.mutex);
@@ -158,7 +160,9 @@ Call::Call(const char* api) {
   else if (r.device.count == 0)
     refused_ = cudaErrorNoDevice;
   nothing_exists_ = refused_ != cudaSuccess;
-  if (!refused_) refused_ = r.broken ? (r.was_reset_broken ? cudaErrorDevicesUnavailable : r.broken) : cudaError_t(planted);
+  if (!refused_)
+    refused_ =
+        r.broken ? (r.was_reset_broken ? cudaErrorDevicesUnavailable : r.broken) : cudaError_t(planted);
   if (refused_) failed(refused_);
 }
 

@@ -12,7 +12,8 @@ void execute(const Operation& operation) {
     execute(*child);
   }
   if (!operation.work) return;
-  if (r.fault_countdown && --r.fault_countdown == 0) {
+  const bool counts = operation.type != cudaGraphNodeTypeEventRecord;
+  if (counts && r.fault_countdown && --r.fault_countdown == 0) {
     r.broken = r.fault_error;
     return;
   }
@@ -132,18 +133,35 @@ cudaError_t create_event(cudaEvent_t* event, unsigned flags) {
 
 CUevent_st* find_event(cudaEvent_t event) {
   if (runtime().events.count(event)) return event;
-  runtime().note("use of an event that was destroyed or never created");
+  if (event) runtime().note("use of an event that was destroyed or never created");
   return nullptr;
 }
 
-bool pending(const CUevent_st* event) { return event->queue && event->queue->completed < event->until; }
+bool pending(const CUevent_st* event) {
+  return !event->captured && event->queue && event->queue->completed < event->until;
+}
 
-// An event that a capture recorded stands for a place in a graph, not for a moment.
+// An event that a capture recorded stands for a place in a graph, not for a moment, and for nothing once the
+// capture is over.
 cudaError_t refuse_captured(CUevent_st* event) {
   if (!event->captured) return cudaSuccess;
   for (CUstream_st* s : runtime().streams)
-    if (s->queue == event->queue) spoil(s);
-  return failed(cudaErrorCapturedEvent);
+    if (s->capture && s->capture->id == event->until) {
+      spoil(s);
+      return failed(cudaErrorCapturedEvent);
+    }
+  return failed(cudaErrorInvalidValue);
+}
+
+// Waiting for a stream, or asking whether it is idle.
+cudaError_t refuse_wait(CUstream_st* stream) {
+  if (stream->capture) {
+    spoil(stream);
+    return failed(cudaErrorStreamCaptureUnsupported);
+  }
+  if (stream == &runtime().legacy)
+    if (cudaError_t e = forbidden_on_legacy()) return e;
+  return forbidden_by_capture();
 }
 
 }  // namespace
@@ -179,10 +197,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (call.refused()) return call.refused();
   CUstream_st* s = find_stream(stream);
   if (!s) return failed(cudaErrorInvalidResourceHandle);
-  if (s->capture) {
-    spoil(s);
-    return failed(cudaErrorStreamCaptureUnsupported);
-  }
+  if (cudaError_t e = refuse_wait(s)) return e;
   return drain(s);
 }
 
@@ -191,10 +206,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (call.refused()) return call.refused();
   CUstream_st* s = find_stream(stream);
   if (!s) return failed(cudaErrorInvalidResourceHandle);
-  if (s->capture) {
-    spoil(s);
-    return failed(cudaErrorStreamCaptureUnsupported);
-  }
+  if (cudaError_t e = refuse_wait(s)) return e;
   if (s->queue->items.empty()) return cudaSuccess;
   run_one(*s->queue);
   return runtime().broken ? failed(runtime().broken) : cudaErrorNotReady;
@@ -218,10 +230,15 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   CUstream_st* s = find_stream(stream);
   CUevent_st* e = find_event(event);
   if (!s || !e) return failed(cudaErrorInvalidResourceHandle);
-  if (e->captured && s->queue == e->queue) return cudaSuccess;  // a stream's own order says so already
+  if (!e->queue) return cudaSuccess;  // never recorded
   if (e->captured) {
-    runtime().note("a capture that spreads over several streams is not modelled");
-    return failed(cudaErrorNotSupported);
+    if (s->capture && s->capture->id == e->until) return cudaSuccess;  // a stream's own order says so already
+    for (CUstream_st* other : runtime().streams)
+      if (other->capture && other->capture->id == e->until) {
+        runtime().note("a capture that spreads over several streams is not modelled");
+        return failed(cudaErrorNotSupported);
+      }
+    return failed(cudaErrorInvalidValue);
   }
   if (s->capture) {
     spoil(s);
@@ -263,7 +280,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (s->capture->invalid) return failed(cudaErrorStreamCaptureInvalidated);
     e->captured = true;
     e->queue = s->queue;
-    e->until = 0;
+    e->until = s->capture->id;
     return cudaSuccess;
   }
   auto when = std::make_shared<std::chrono::steady_clock::time_point>();
@@ -305,7 +322,8 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
   Call call("cudaEventElapsedTime");
   if (call.refused()) return call.refused();
   CUevent_st *a = find_event(start), *b = find_event(end);
-  if (!a || !b || !a->timing || !b->timing || !a->queue || !b->queue) return failed(cudaErrorInvalidResourceHandle);
+  if (!a || !b || !a->timing || !b->timing || !a->queue || !b->queue)
+    return failed(cudaErrorInvalidResourceHandle);
   if (a->captured || b->captured) return failed(cudaErrorCapturedEvent);
   if (pending(a) || pending(b)) return cudaErrorNotReady;
   *milliseconds = std::chrono::duration<float, std::milli>(*b->when - *a->when).count();

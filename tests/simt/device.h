@@ -1,5 +1,5 @@
-// What a kernel's text sees of CUDA when g++ compiles it: NVIDIA's own headers for the types, and the executor behind
-// the built-in variables, barriers, collectives, atomics and arithmetic.
+// What a kernel's text sees of CUDA when g++ compiles it: NVIDIA's own headers for the types, and the
+// executor behind the built-in variables, barriers, collectives, atomics and arithmetic.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -82,7 +82,8 @@ inline void fence() {}
 
 }  // namespace simt
 
-// ---- barriers, votes, shuffles -----------------------------------------------------------------------------------
+// ---- barriers, votes, shuffles
+// -----------------------------------------------------------------------------------
 
 #define SIMT_AT ::simt::Where at = ::simt::Where::current()
 
@@ -162,7 +163,8 @@ inline unsigned __reduce_xor_sync(unsigned m, unsigned v, SIMT_AT) {
 
 [[noreturn]] inline void __trap(SIMT_AT) { simt::trap(at); }
 
-// ---- memory ------------------------------------------------------------------------------------------------------
+// ---- memory
+// ------------------------------------------------------------------------------------------------------
 
 inline void __threadfence() { simt::fence(); }
 inline void __threadfence_block() { simt::fence(); }
@@ -225,7 +227,8 @@ T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
   return simt::atomic_update(p, [expected, v](T old) { return old == expected ? v : old; });
 }
 
-// ---- integers and bits -------------------------------------------------------------------------------------------
+// ---- integers and bits
+// -------------------------------------------------------------------------------------------
 
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __popcll(unsigned long long x) { return std::popcount(x); }
@@ -249,7 +252,8 @@ inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 
-// ---- arithmetic (expf, logf, fmaf, fminf, sincosf and the rest of C's are libm's) -------------------------------------
+// ---- arithmetic (expf, logf, fmaf, fminf, sincosf and the rest of C's are libm's)
+// -------------------------------------
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) noexcept { return std::exp(x); }
@@ -269,8 +273,7 @@ inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 
 // CUDA's, which mix types and give the number where one side is NaN; std::min and std::max do neither.
 template <class A, class B>
-  requires(std::is_arithmetic_v<A> && std::is_arithmetic_v<B>)
-std::common_type_t<A, B> min(A a, B b) {
+requires(std::is_arithmetic_v<A>&& std::is_arithmetic_v<B>) std::common_type_t<A, B> min(A a, B b) {
   using C = std::common_type_t<A, B>;
   if constexpr (std::is_floating_point_v<C>)
     return std::fmin(C(a), C(b));
@@ -278,8 +281,7 @@ std::common_type_t<A, B> min(A a, B b) {
     return C(b) < C(a) ? C(b) : C(a);
 }
 template <class A, class B>
-  requires(std::is_arithmetic_v<A> && std::is_arithmetic_v<B>)
-std::common_type_t<A, B> max(A a, B b) {
+requires(std::is_arithmetic_v<A>&& std::is_arithmetic_v<B>) std::common_type_t<A, B> max(A a, B b) {
   using C = std::common_type_t<A, B>;
   if constexpr (std::is_floating_point_v<C>)
     return std::fmax(C(a), C(b));

@@ -13,8 +13,8 @@
 #endif
 
 #if !defined(SIMT_USES_UCONTEXT)
-// Saves the registers that a call preserves, then the stack pointer; the other fiber's come back in reverse order.
-// swapcontext() would do, at ten times the cost: it makes a system call for the signal mask.
+// Saves the registers that a call preserves, then the stack pointer; the other fiber's come back in reverse
+// order. swapcontext() would do, at ten times the cost: it makes a system call for the signal mask.
 extern "C" void simt_switch_stack(void** save, void* to);
 asm(R"(.text
 .type simt_switch_stack,@function
@@ -31,7 +31,8 @@ simt_switch_stack:
 namespace simt {
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024;  // room for AddressSanitizer's red zones and for unoptimised locals
+constexpr size_t kStackBytes =
+    256 * 1024;  // room for AddressSanitizer's red zones and for unoptimised locals
 constexpr uint64_t kCanary = 0x5AFE57ACC0DEBA5Eull;
 
 }  // namespace

@@ -1,11 +1,13 @@
-// A stack to run on, and the switch from one to another. Part of the executor: never built with -fsanitize=thread.
+// A stack to run on, and the switch from one to another. Part of the executor: never built with
+// -fsanitize=thread.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #if defined(__SANITIZE_THREAD__)
-#error "the executor switches stacks under ThreadSanitizer's feet: build it with -fno-sanitize=thread -DSIMT_TSAN"
+#error \
+    "the executor switches stacks under ThreadSanitizer's feet: build it with -fno-sanitize=thread -DSIMT_TSAN"
 #endif
 
 #if defined(SIMT_UCONTEXT) || !defined(__x86_64__)
@@ -19,8 +21,8 @@ class Fiber {
  public:
   // The calling OS thread's own stack.
   Fiber();
-  // A stack of its own; `entry` starts when it is first switched to and must never return. `number` staggers the tops:
-  // equal ones would share cache sets.
+  // A stack of its own; `entry` starts when it is first switched to and must never return. `number` staggers
+  // the tops: equal ones would share cache sets.
   Fiber(void (*entry)(), size_t number);
   ~Fiber();
   Fiber(const Fiber&) = delete;

@@ -1,7 +1,7 @@
-// The executor: a block's threads as fibers, its barriers and warp collectives. Built without -fsanitize=thread, and
-// with -DSIMT_TSAN where everything else has it: its own bookkeeping is shared by all fibers and would drown the
-// kernels' races. For the same reason its containers hold only types of this file (an instantiation shared with an
-// instrumented file could be linked in its instrumented form).
+// The executor: a block's threads as fibers, its barriers and warp collectives. Built without
+// -fsanitize=thread, and with -DSIMT_TSAN where everything else has it: its own bookkeeping is shared by all
+// fibers and would drown the kernels' races. For the same reason its containers hold only types of this file
+// (an instantiation shared with an instrumented file could be linked in its instrumented form).
 #include "tests/simt/simt.h"
 
 #include <cstdio>
@@ -149,7 +149,8 @@ class Grid {
     warps_[running_ / kWarpSize].exited |= 1u << running_ % kWarpSize;
     ++exited_;
     Fiber& self = current();
-    if (self.overflowed()) fail("a thread's locals need more stack than the executor gives", threads_[running_].at);
+    if (self.overflowed())
+      fail("a thread's locals need more stack than the executor gives", threads_[running_].at);
     if (!kTsan) free_.push_back({&self});
     Fiber& next = pick() ? current() : main_;
     if (&next != &self) Fiber::switch_to(self, next);  // else the next thread starts here, with no switch
@@ -201,7 +202,8 @@ class Grid {
       if (!(mask >> l & 1)) continue;
       const Thread& other = threads_[base + l];
       if (other.state != State::in_collective) return yield();  // the ones that wait have another mask
-      if (other.resolve != resolve || other.mask != mask) fail("lanes of one warp meet in different collectives", at);
+      if (other.resolve != resolve || other.mask != mask)
+        fail("lanes of one warp meet in different collectives", at);
       payloads[l] = other.payload;
     }
     resolve(payloads, mask);
@@ -214,7 +216,8 @@ class Grid {
     for (auto& s : shared_)
       if (s.key == key) return s.address;
     const size_t step = kTsan ? (bytes + 127) / 128 * 128 : bytes;
-    if (static_bytes_ + step > kMaxStaticShared) fail("static shared memory over 48 KiB", threads_[running_].at);
+    if (static_bytes_ + step > kMaxStaticShared)
+      fail("static shared memory over 48 KiB", threads_[running_].at);
     void* address = kTsan ? arena_ + static_bytes_ : exact_allocation(bytes);
     static_bytes_ += step;
     shared_.push_back({key, bytes, address});
@@ -226,8 +229,8 @@ class Grid {
   [[noreturn]] void fail(const char* what, Where at) {
     char text[600];
     const uint3 t = here.thread, b = here.block;
-    std::snprintf(text, sizeof text, "%s: block (%u,%u,%u) thread (%u,%u,%u) at %s:%u", what, b.x, b.y, b.z, t.x, t.y,
-                  t.z, at.file ? at.file : "(no barrier or collective yet)", at.line);
+    std::snprintf(text, sizeof text, "%s: block (%u,%u,%u) thread (%u,%u,%u) at %s:%u", what, b.x, b.y, b.z,
+                  t.x, t.y, t.z, at.file ? at.file : "(no barrier or collective yet)", at.line);
     failure_ = text;
     Fiber::switch_to(current(), main_);  // for good: the launch throws and the block's fibers are dropped
     std::abort();
@@ -279,7 +282,8 @@ class Grid {
     } else if (options_.order == Order::forward) {
       running_ = slot(head_++).value;
     } else {
-      if (options_.order == Order::random) std::swap(slot(tail_ - 1), slot(head_ + random() % (tail_ - head_)));
+      if (options_.order == Order::random)
+        std::swap(slot(tail_ - 1), slot(head_ + random() % (tail_ - head_)));
       running_ = slot(--tail_).value;
     }
     threads_[running_].state = State::running;
@@ -314,10 +318,11 @@ class Grid {
     }
     char text[600];
     const uint3 b = here.block, t = example->index;
-    std::snprintf(text, sizeof text,
-                  "deadlock in block (%u,%u,%u): %u threads have exited, %u wait at __syncthreads(), %u in a warp "
-                  "collective; one is thread (%u,%u,%u) at %s:%u",
-                  b.x, b.y, b.z, exited_, at_barrier, in_warp, t.x, t.y, t.z, example->at.file, example->at.line);
+    std::snprintf(
+        text, sizeof text,
+        "deadlock in block (%u,%u,%u): %u threads have exited, %u wait at __syncthreads(), %u in a warp "
+        "collective; one is thread (%u,%u,%u) at %s:%u",
+        b.x, b.y, b.z, exited_, at_barrier, in_warp, t.x, t.y, t.z, example->at.file, example->at.line);
     return text;
   }
 };
@@ -338,75 +343,6 @@ struct Settings {
 Settings& settings() {
   static auto* s = new Settings;  // never destroyed: static destructors may still launch
   return *s;
-}
-
-// ---- warp collectives: what the last lane to arrive computes for all
-
-struct ShuffleCall {
-  uint64_t in, out;
-  int source;
-};
-void resolve_shuffle(void* const* payloads, uint32_t mask) {
-  auto call = [&](int l) -> ShuffleCall& { return *static_cast<ShuffleCall*>(payloads[l]); };
-  for (int l = 0; l < 32; ++l) {
-    if (!(mask >> l & 1)) continue;
-    const int source = call(l).source;
-    call(l).out = mask >> source & 1 ? call(source).in : ~0ull;  // undefined on the device: NaN here
-  }
-}
-
-struct VoteCall {
-  uint64_t in;
-  uint32_t out;
-  Reduce op;
-};
-VoteCall& vote(void* const* payloads, int lane) { return *static_cast<VoteCall*>(payloads[lane]); }
-
-void resolve_ballot(void* const* payloads, uint32_t mask) {
-  uint32_t bits = 0;
-  for (int l = 0; l < 32; ++l)
-    if (mask >> l & 1 && vote(payloads, l).in) bits |= 1u << l;
-  for (int l = 0; l < 32; ++l)
-    if (mask >> l & 1) vote(payloads, l).out = bits;
-}
-void resolve_match(void* const* payloads, uint32_t mask) {
-  for (int l = 0; l < 32; ++l) {
-    if (!(mask >> l & 1)) continue;
-    uint32_t same = 0;
-    for (int o = 0; o < 32; ++o)
-      if (mask >> o & 1 && vote(payloads, o).in == vote(payloads, l).in) same |= 1u << o;
-    vote(payloads, l).out = same;
-  }
-}
-
-uint32_t combine(uint32_t a, uint32_t b, Reduce op) {
-  switch (op) {
-    case Reduce::add:
-      return a + b;
-    case Reduce::min_signed:
-      return int32_t(a) < int32_t(b) ? a : b;
-    case Reduce::min_unsigned:
-      return a < b ? a : b;
-    case Reduce::max_signed:
-      return int32_t(a) > int32_t(b) ? a : b;
-    case Reduce::max_unsigned:
-      return a > b ? a : b;
-    case Reduce::bit_and:
-      return a & b;
-    case Reduce::bit_or:
-      return a | b;
-    case Reduce::bit_xor:
-      return a ^ b;
-  }
-  std::abort();
-}
-void resolve_reduce(void* const* payloads, uint32_t mask) {
-  const int first = __builtin_ctz(mask);
-  uint32_t value = uint32_t(vote(payloads, first).in);
-  for (int l = first + 1; l < 32; ++l)
-    if (mask >> l & 1) value = combine(value, uint32_t(vote(payloads, l).in), vote(payloads, first).op);
-  for (int l = 0; l < 32; ++l)
-    if (mask >> l & 1) vote(payloads, l).out = value;
 }
 
 }  // namespace
@@ -431,7 +367,8 @@ size_t dynamic_shared_limit(const void* kernel) {
 
 LaunchProblem check_launch(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared) {
   const uint64_t threads = uint64_t(b.x) * b.y * b.z;
-  if (threads == 0 || b.x > 1024 || b.y > 1024 || b.z > 64 || threads > 1024) return LaunchProblem::configuration;
+  if (threads == 0 || b.x > 1024 || b.y > 1024 || b.z > 64 || threads > 1024)
+    return LaunchProblem::configuration;
   if (g.x == 0 || g.y == 0 || g.z == 0 || g.x > 0x7fffffff || g.y > 65535 || g.z > 65535)
     return LaunchProblem::configuration;
   return dynamic_shared > dynamic_shared_limit(kernel) ? LaunchProblem::shared_memory : LaunchProblem::none;
@@ -463,28 +400,6 @@ void run(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared, const std::f
 int barrier(int predicate, Where at) { return grid->barrier(predicate, at); }
 void collective(uint32_t mask, void* payload, Resolve resolve, Where at) {
   grid->collective(mask, payload, resolve, at);
-}
-void shuffle(uint32_t mask, const void* in, void* out, size_t bytes, int source_lane, Where at) {
-  ShuffleCall call{0, 0, source_lane};
-  // Builtins: ThreadSanitizer would intercept memcpy, and lanes may well read each other's registers.
-  __builtin_memcpy(&call.in, in, bytes);
-  grid->collective(mask, &call, resolve_shuffle, at);
-  __builtin_memcpy(out, &call.out, bytes);
-}
-uint32_t ballot(uint32_t mask, int predicate, Where at) {
-  VoteCall call{predicate != 0, 0, Reduce::add};
-  grid->collective(mask, &call, resolve_ballot, at);
-  return call.out;
-}
-uint32_t match_any(uint32_t mask, uint64_t value, Where at) {
-  VoteCall call{value, 0, Reduce::add};
-  grid->collective(mask, &call, resolve_match, at);
-  return call.out;
-}
-uint32_t reduce(uint32_t mask, uint32_t value, Reduce op, Where at) {
-  VoteCall call{value, 0, op};
-  grid->collective(mask, &call, resolve_reduce, at);
-  return call.out;
 }
 void* shared(const void* key, size_t bytes) { return grid->shared(key, bytes); }
 void* dynamic_shared() { return grid->dynamic(); }

@@ -1,5 +1,6 @@
-// Runs CUDA kernels on the host, in tests: one fiber per CUDA thread, one block at a time. This header is the executor's
-// interface; device.h is what a kernel's own text sees of it. README.md says what it catches and what it cannot.
+// Runs CUDA kernels on the host, in tests: one fiber per CUDA thread, one block at a time. This header is the
+// executor's interface; device.h is what a kernel's own text sees of it. README.md says what it catches and
+// what it cannot.
 #pragma once
 
 #include <vector_types.h>
@@ -16,9 +17,11 @@ struct error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// ---- for tests -----------------------------------------------------------------------------------------------------
+// ---- for tests
+// -----------------------------------------------------------------------------------------------------
 
-// The order in which a block's threads run, and run on after a barrier. A kernel whose result depends on it is wrong.
+// The order in which a block's threads run, and run on after a barrier. A kernel whose result depends on it
+// is wrong.
 enum class Order { forward, reverse, random };
 
 struct Options {
@@ -31,12 +34,13 @@ struct Options {
 void set_options(const Options& options);
 Options options();
 
-// ---- for the runtime's stand-in --------------------------------------------------------------------------------------
+// ---- for the runtime's stand-in
+// --------------------------------------------------------------------------------------
 
 enum class LaunchProblem { none, configuration, shared_memory };
 
-// What is wrong with a launch before it starts: block over 1024 threads or grid out of range; dynamic shared memory
-// over the kernel's limit.
+// What is wrong with a launch before it starts: block over 1024 threads or grid out of range; dynamic shared
+// memory over the kernel's limit.
 LaunchProblem check_launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared);
 
 // Runs the kernel to its end; `body` is one CUDA thread's call. Throws simt::error.
@@ -49,7 +53,8 @@ constexpr size_t kDefaultSharedBytes = 48 * 1024;  // without opting in
 void set_dynamic_shared_limit(const void* kernel, size_t bytes);
 size_t dynamic_shared_limit(const void* kernel);
 
-// ---- for device.h ----------------------------------------------------------------------------------------------------
+// ---- for device.h
+// ----------------------------------------------------------------------------------------------------
 
 struct Where {
   const char* file;
@@ -70,7 +75,8 @@ inline thread_local Here here;
 // Waits for every thread of the block; returns for how many of them the predicate was true.
 int barrier(int predicate, Where at);
 
-// Waits for the lanes of `mask`; the last to arrive runs `resolve` over all payloads (null for lanes outside the mask).
+// Waits for the lanes of `mask`; the last to arrive runs `resolve` over all payloads (null for lanes outside
+// the mask).
 using Resolve = void (*)(void* const* payloads, uint32_t mask);
 void collective(uint32_t mask, void* payload, Resolve resolve, Where at);
 

@@ -1,0 +1,10 @@
+# RONDO_SANITIZE puts one sanitizer under everything that is built.
+if(RONDO_SANITIZE STREQUAL "address")
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=address,undefined> $<$<COMPILE_LANGUAGE:CXX>:-fno-sanitize-recover=undefined> -g)
+  add_link_options(-fsanitize=address,undefined)
+elseif(RONDO_SANITIZE STREQUAL "thread")
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fsanitize=thread> -g)
+  add_link_options(-fsanitize=thread)
+elseif(NOT RONDO_SANITIZE STREQUAL "")
+  message(FATAL_ERROR "RONDO_SANITIZE: expected address, thread or nothing, found ${RONDO_SANITIZE}")
+endif()

@@ -1,0 +1,33 @@
+// The one place that knows which backends this build has.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "buffers/device.h"
+#include "graphs/replay.h"
+#include "kernels/ops.h"
+#include "runner/engine.h"
+
+namespace rondo {
+
+// A device and what runs on it. The functions must not be called after `device` is gone.
+struct Backend {
+  std::string name;  // "cpu" or "cuda"
+  std::unique_ptr<Device> device;
+  std::function<std::unique_ptr<Ops>(const StepDims&, const StepBuffers&, const Model&)> make_ops;
+  std::function<std::unique_ptr<Recorder>()> make_recorder;  // null where the backend has no graphs
+};
+
+// Whether Auto would take CUDA on this machine, and why in a few words.
+struct AutoChoice {
+  bool cuda = false;
+  std::string reason;
+};
+AutoChoice choose_backend();
+
+// Throws InvalidArgument where the build has no CUDA backend or the device does not exist, DeviceLost where none is usable.
+Backend make_backend(const EngineOptions& options);
+
+}  // namespace rondo

@@ -1,0 +1,240 @@
+#include <fmt/format.h>
+
+#include <chrono>
+#include <unordered_map>
+
+#include "runner/cli/commands.h"
+#include "runner/cli/session.h"
+#include "runner/cli/terminal.h"
+
+namespace rondo::cli {
+namespace {
+
+struct Sequence {
+  std::vector<int32_t> prompt;
+  std::vector<int32_t> ids;  // made, a stop token included
+  std::vector<float> logprobs;
+  std::string text;  // of ids, a stop token left out
+  FinishReason finish = FinishReason::None;
+
+  bool ended() const { return finish != FinishReason::None; }
+};
+
+// A step belongs to the prompts while any sequence waits for its first token, to decoding after that.
+struct Timings {
+  double prompt_ms = 0;
+  double decode_ms = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t tokens = 0;
+  uint64_t decode_tokens = 0;
+  uint64_t decode_steps = 0;
+
+  double tokens_per_second() const { return decode_ms > 0 ? 1000.0 * static_cast<double>(decode_tokens) / decode_ms : 0; }
+  double ms_per_token() const { return decode_tokens > 0 ? decode_ms / static_cast<double>(decode_tokens) : 0; }
+  double ms_per_step() const { return decode_steps > 0 ? decode_ms / static_cast<double>(decode_steps) : 0; }
+};
+
+std::string joined(const std::vector<int32_t>& ids, const char* between) {
+  return fmt::format("{}", fmt::join(ids, between));
+}
+
+// One sequence streams as it is made. Of several, each is one line, in the order of the prompts, as soon as it and those
+// before it have ended.
+class TextWriter {
+ public:
+  TextWriter(const std::vector<Prompt>& prompts, const std::vector<Sequence>& sequences, bool byte_level)
+      : prompts_(prompts), sequences_(sequences), byte_level_(byte_level) {}
+
+  // A sequence has a new token, `stop` where that token ended it.
+  void token(int32_t token, bool stop) {
+    if (sequences_.size() > 1) return;
+    std::string piece;
+    if (!byte_level_) {
+      piece = fmt::format("{}{}", started_ ? " " : "", token);
+    } else if (!stop) {
+      piece = bytes_of(token);
+    }
+    if (piece.empty()) return;
+    started_ = true;
+    in_line_ = piece.back() != '\n';
+    write_out(piece);
+  }
+
+  void sequence_ended() {
+    if (sequences_.size() == 1) return;
+    for (; next_ < sequences_.size() && sequences_[next_].ended(); ++next_) {
+      const Sequence& sequence = sequences_[next_];
+      const std::string made = byte_level_ ? one_line(sequence.text) : joined(sequence.ids, " ");
+      const Prompt& prompt = prompts_[next_];
+      // Text reads on from its prompt; ids are set apart from theirs.
+      const std::string asked = prompt.is_text ? one_line(prompt.text) : joined(prompt.ids, ",") + ": ";
+      write_out(fmt::format("[{}] {}{}\n", next_, asked, made));
+    }
+  }
+
+  // Leaves the cursor at the start of a line.
+  void close() {
+    if (in_line_) {
+      in_line_ = false;
+      write_out("\n");
+    }
+  }
+
+ private:
+  const std::vector<Prompt>& prompts_;
+  const std::vector<Sequence>& sequences_;
+  bool byte_level_;
+  bool started_ = false;
+  bool in_line_ = false;
+  size_t next_ = 0;
+};
+
+class Generation {
+ public:
+  Generation(const GenerateOptions& options, Engine& engine)
+      : options_(options),
+        engine_(engine),
+        byte_level_(is_byte_level(engine)),
+        writer_(options.prompts, sequences_, byte_level_) {
+    for (const Prompt& prompt : options.prompts) {
+      Sequence sequence;
+      sequence.prompt = prompt_ids(prompt, engine);
+      timings_.prompt_tokens += sequence.prompt.size();
+      sequences_.push_back(std::move(sequence));
+    }
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      Request request = options.request;
+      request.prompt = sequences_[i].prompt;
+      request.sampling.seed += i;
+      ids_.push_back(engine.add(request));
+      index_[ids_.back()] = i;
+    }
+  }
+
+  // Until all have ended or a signal came; then whatever is left is cancelled between two steps.
+  void decode() {
+    try {
+      while (engine_.busy() && caught_signal() == 0) step();
+      for (size_t i = 0; i < sequences_.size(); ++i) {
+        if (sequences_[i].ended()) continue;
+        if (engine_.finish_reason(ids_[i]) == FinishReason::None) engine_.cancel(ids_[i]);
+        sequences_[i].finish = engine_.finish_reason(ids_[i]);
+      }
+      if (!options_.json) writer_.sequence_ended();
+    } catch (const Error&) {
+      writer_.close();  // the error's line starts at a line's start
+      throw;
+    }
+    writer_.close();
+  }
+
+  std::string json(double load_ms) const {
+    Json sequences = Json::array();
+    for (const Sequence& sequence : sequences_) {
+      Json logprobs = Json::array();
+      for (float logprob : sequence.logprobs) logprobs.push_back(number(logprob));
+      Json entry = {{"prompt_ids", sequence.prompt}, {"ids", sequence.ids}};
+      if (byte_level_) entry["text"] = sequence.text;
+      entry["finish_reason"] = finish_reason_name(sequence.finish);
+      entry["logprobs"] = std::move(logprobs);
+      sequences.push_back(std::move(entry));
+    }
+    const Json timings = {{"load_ms", milliseconds(load_ms)},
+                          {"prompt_ms", milliseconds(timings_.prompt_ms)},
+                          {"decode_ms", milliseconds(timings_.decode_ms)},
+                          {"prompt_tokens", timings_.prompt_tokens},
+                          {"tokens", timings_.tokens},
+                          {"decode_tokens", timings_.decode_tokens},
+                          {"decode_steps", timings_.decode_steps},
+                          {"tokens_per_second", milliseconds(timings_.tokens_per_second())},
+                          {"ms_per_token", timings_.ms_per_token()},
+                          {"ms_per_step", timings_.ms_per_step()}};
+    return document({{"version", version()},
+                     {"model", options_.target.path},
+                     {"sequences", std::move(sequences)},
+                     {"timings", timings},
+                     {"stats", stats_json(engine_.stats())}});
+  }
+
+  std::string figures() const {
+    const Stats stats = engine_.stats();
+    std::string line = fmt::format("{} tokens, {:.1f} tokens/s, {:.3f} ms/token, {} replays of {} steps, {}",
+                                   timings_.tokens, timings_.tokens_per_second(), timings_.ms_per_token(),
+                                   stats.replays, stats.steps, stats.device);
+    size_t full = 0;
+    for (const Sequence& sequence : sequences_) full += sequence.finish == FinishReason::ContextFull;
+    if (full > 0) line += fmt::format(", {} ended by a full context of {} positions", full, engine_.max_context());
+    return line + "\n";
+  }
+
+  // Everything else has been printed when this is thrown.
+  void throw_numerical_errors() const {
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      const Sequence& sequence = sequences_[i];
+      if (sequence.finish != FinishReason::NumericalError) continue;
+      throw Error(ErrorKind::NumericalError,
+                  fmt::format("sequence {}: expected a token at position {}, found logits that are NaN or infinite", i,
+                              sequence.prompt.size() + sequence.ids.size()));
+    }
+  }
+
+ private:
+  void step() {
+    bool prompting = false;
+    for (const Sequence& sequence : sequences_) prompting |= !sequence.ended() && sequence.ids.empty();
+    const auto start = std::chrono::steady_clock::now();
+    const std::vector<Output> outputs = engine_.step();
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+    uint64_t tokens = 0;
+    for (const Output& output : outputs) tokens += output.token >= 0;
+    timings_.tokens += tokens;
+    if (prompting) {
+      timings_.prompt_ms += took.count();
+    } else {
+      timings_.decode_ms += took.count();
+      timings_.decode_tokens += tokens;
+      timings_.decode_steps += 1;
+    }
+    for (const Output& output : outputs) take(output);
+  }
+
+  void take(const Output& output) {
+    Sequence& sequence = sequences_.at(index_.at(output.sequence));
+    sequence.finish = output.finish;
+    if (output.token >= 0) {
+      const bool stop = output.finish == FinishReason::Stop;
+      sequence.ids.push_back(output.token);
+      sequence.logprobs.push_back(output.logprob);
+      if (byte_level_ && !stop) sequence.text += bytes_of(output.token);
+      if (!options_.json) writer_.token(output.token, stop);
+    }
+    if (sequence.ended() && !options_.json) writer_.sequence_ended();
+  }
+
+  const GenerateOptions& options_;
+  Engine& engine_;
+  bool byte_level_;
+  std::vector<Sequence> sequences_;
+  std::vector<SequenceId> ids_;
+  std::unordered_map<SequenceId, size_t> index_;
+  Timings timings_;
+  TextWriter writer_;
+};
+
+}  // namespace
+
+int run(const GenerateOptions& options) {
+  Session session = open_session(options.target);
+  Generation generation(options, session.engine);
+  generation.decode();
+  if (options.json) {
+    write_out(generation.json(session.load_ms));
+  } else {
+    write_err(generation.figures());
+  }
+  generation.throw_numerical_errors();
+  if (caught_signal() != 0) throw Interrupted{caught_signal()};
+  return 0;
+}
+
+}  // namespace rondo::cli

@@ -1,0 +1,77 @@
+#include "runner/cli/numbers.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "buffers/error.h"
+
+namespace rondo::cli {
+namespace {
+
+constexpr size_t kShownCharacters = 40;
+
+std::string shown(const std::string& text) {
+  return text.size() <= kShownCharacters ? text : text.substr(0, kShownCharacters) + "...";
+}
+
+[[noreturn]] void refuse(const std::string& option, const std::string& expected, const std::string& text) {
+  throw Error(ErrorKind::InvalidArgument,
+              fmt::format("{}: expected {}, found \"{}\"", option, expected, shown(text)));
+}
+
+// Nothing where the text is not, from its first to its last byte, a number that T can hold.
+template <class T>
+std::optional<T> whole(const std::string& text) {
+  T value{};
+  const char* end = text.data() + text.size();
+  const auto result = std::from_chars(text.data(), end, value);
+  if (text.empty() || result.ec != std::errc() || result.ptr != end) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+int64_t parse_integer(const std::string& option, const std::string& text, int64_t low, int64_t high) {
+  const auto value = whole<int64_t>(text);
+  if (!value || *value < low || *value > high)
+    refuse(option, fmt::format("a whole number from {} to {}", low, high), text);
+  return *value;
+}
+
+uint64_t parse_seed(const std::string& option, const std::string& text) {
+  const auto value = whole<uint64_t>(text);
+  if (!value) {
+    refuse(option, fmt::format("a whole number from 0 to {}", std::numeric_limits<uint64_t>::max()), text);
+  }
+  return *value;
+}
+
+float parse_real(const std::string& option, const std::string& text, float low, float high) {
+  const auto value = whole<float>(text);
+  // The comparison is written so that NaN fails it.
+  if (!value || !std::isfinite(*value) || !(*value >= low && *value <= high)) {
+    const bool open = high == std::numeric_limits<float>::max();
+    refuse(option, open ? fmt::format("a number of {} or more", low) : fmt::format("a number from {} to {}", low, high),
+           text);
+  }
+  return *value;
+}
+
+std::vector<int32_t> parse_ids(const std::string& option, const std::string& text) {
+  std::vector<int32_t> ids;
+  size_t begin = 0;
+  while (true) {
+    const size_t comma = text.find(',', begin);
+    const auto id = whole<int32_t>(text.substr(begin, comma - begin));
+    if (!id || *id < 0) refuse(option, "token ids of 0 or more, divided by single commas (1,2,3)", text);
+    ids.push_back(*id);
+    if (comma == std::string::npos) return ids;
+    begin = comma + 1;
+  }
+}
+
+}  // namespace rondo::cli

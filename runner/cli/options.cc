@@ -1,0 +1,308 @@
+#include "runner/cli/options.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <limits>
+#include <memory>
+
+#include "runner/cli/numbers.h"
+
+namespace rondo::cli {
+namespace {
+
+constexpr int kMaxInt = std::numeric_limits<int>::max();
+constexpr float kMaxReal = std::numeric_limits<float>::max();
+
+// --prompt and --prompt-ids are collected apart and put in order afterwards.
+struct PromptFlags {
+  CLI::Option* text = nullptr;
+  CLI::Option* ids = nullptr;
+};
+
+// As given, before the checks that need more than one option.
+struct ModelFlags {
+  std::string model;
+  std::string config;
+  bool random_weights = false;
+  bool weights_seed_given = false;
+  bool max_sequences_given = false;
+  EngineOptions engine;
+};
+
+using Handler = std::function<void(const std::string& text)>;
+
+// CLI11 finds the option; the text goes to `handler` untouched (CLI11's own conversions read 010 as 8 and {} as nothing).
+CLI::Option* add_text(CLI::App* app, const std::string& name, const std::string& type, const std::string& help,
+                      Handler handler) {
+  CLI::callback_t each = [handler = std::move(handler)](const CLI::results_t& texts) {
+    for (const std::string& text : texts) handler(text);
+    return true;
+  };
+  return app->add_option(name, std::move(each), help)->type_name(type);
+}
+
+template <class T>
+CLI::Option* add_integer(CLI::App* app, const std::string& name, T* value, int64_t low, int64_t high,
+                         const std::string& help) {
+  return add_text(app, name, "N", help, [=](const std::string& text) {
+    *value = static_cast<T>(parse_integer(name, text, low, high));
+  });
+}
+
+void add_real(CLI::App* app, const std::string& name, float* value, float low, float high,
+              const std::string& help) {
+  add_text(app, name, "X", help, [=](const std::string& text) { *value = parse_real(name, text, low, high); });
+}
+
+[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::InvalidArgument, message); }
+
+void set_device(const std::string& text, EngineOptions& engine) {
+  engine.device_index = 0;
+  if (text == "auto") {
+    engine.device = DeviceKind::Auto;
+  } else if (text == "cpu") {
+    engine.device = DeviceKind::Cpu;
+  } else if (text == "cuda" || text.starts_with("cuda:")) {
+    engine.device = DeviceKind::Cuda;
+    if (text != "cuda") engine.device_index = static_cast<int>(parse_integer("--device cuda:N", text.substr(5), 0, 1023));
+  } else {
+    refuse(fmt::format("--device: expected auto, cpu, cuda or cuda:N, found \"{}\"", text));
+  }
+}
+
+void set_graph(const std::string& text, EngineOptions& engine) {
+  if (text == "auto") {
+    engine.graph = GraphMode::Auto;
+  } else if (text == "require") {
+    engine.graph = GraphMode::Require;
+  } else if (text == "lazy") {
+    engine.graph = GraphMode::Lazy;
+  } else if (text == "off") {
+    engine.graph = GraphMode::Off;
+  } else {
+    refuse(fmt::format("--graph: expected auto, require, lazy or off, found \"{}\"", text));
+  }
+}
+
+void add_model_flags(CLI::App* app, ModelFlags* flags) {
+  EngineOptions* engine = &flags->engine;
+  add_text(app, "--model", "DIR", "A Hugging Face checkpoint directory",
+           [=](const std::string& text) { flags->model = text; });
+  add_text(app, "--config", "FILE", "A config.json, in place of --model",
+           [=](const std::string& text) { flags->config = text; });
+  add_integer(app, "--max-rows", &engine->max_rows, 1, kMaxInt, "Rows (tokens) per step, the largest bucket [64]");
+  add_integer(app, "--max-context", &engine->max_context, 1, std::numeric_limits<int64_t>::max(),
+              "Positions per sequence [the model's maximum, at most 4096]");
+}
+
+void add_max_sequences(CLI::App* app, ModelFlags* flags) {
+  add_text(app, "--max-sequences", "N", "Sequences decoding at once; more wait in a queue [as given, at most 16]",
+           [=](const std::string& text) {
+             flags->engine.max_sequences = static_cast<int>(parse_integer("--max-sequences", text, 1, kMaxInt));
+             flags->max_sequences_given = true;
+           });
+}
+
+void add_run_flags(CLI::App* app, ModelFlags* flags) {
+  EngineOptions* engine = &flags->engine;
+  app->add_flag("--random-weights", flags->random_weights, "With --config: the shape, filled with random weights");
+  add_text(app, "--weights-seed", "N", "Seed of --random-weights [0]", [=](const std::string& text) {
+    engine->weights_seed = parse_seed("--weights-seed", text);
+    flags->weights_seed_given = true;
+  });
+  add_text(app, "--device", "DEVICE", "auto, cpu, cuda or cuda:N [auto]",
+           [=](const std::string& text) { set_device(text, *engine); });
+  add_text(app, "--graph", "MODE", "auto (capture at start where there are graphs), require, lazy or off [auto]",
+           [=](const std::string& text) { set_graph(text, *engine); });
+  add_integer(app, "--threads", &engine->threads, 1, 4096, "Threads of the CPU backend [one per core]");
+}
+
+PromptFlags add_prompt_flags(CLI::App* app) {
+  const auto keep = [](const std::string&) {};
+  PromptFlags flags;
+  flags.text = add_text(app, "--prompt", "TEXT", "A prompt as text (byte-level vocabularies)", keep)->take_all();
+  flags.ids = add_text(app, "--prompt-ids", "1,2,3", "A prompt as token ids", keep)->take_all();
+  return flags;
+}
+
+std::vector<Prompt> prompts_in_order(const CLI::App& app, const PromptFlags& flags) {
+  std::vector<Prompt> prompts;
+  size_t texts = 0;
+  size_t lists = 0;
+  for (const CLI::Option* option : app.parse_order()) {
+    Prompt prompt;
+    if (option == flags.text) {
+      prompt.is_text = true;
+      prompt.text = option->results().at(texts++);
+      if (prompt.text.empty()) refuse("--prompt: expected at least one byte of text, found none");
+    } else if (option == flags.ids) {
+      prompt.ids = parse_ids("--prompt-ids", option->results().at(lists++));
+    } else {
+      continue;
+    }
+    prompts.push_back(std::move(prompt));
+  }
+  return prompts;
+}
+
+Target checked_target(const ModelFlags& flags, bool needs_weights) {
+  const bool model = !flags.model.empty();
+  const bool config = !flags.config.empty();
+  if (model == config) {
+    refuse(fmt::format("expected either --model DIR or --config FILE, found {}", model ? "both" : "neither"));
+  }
+  if (flags.random_weights && !config) refuse("--random-weights: expected --config FILE with it, found --model");
+  if (flags.weights_seed_given && !flags.random_weights) refuse("--weights-seed: expected --random-weights with it");
+  if (needs_weights && config && !flags.random_weights) {
+    refuse("--config: a config.json holds no weights: add --random-weights, or name a checkpoint by --model DIR");
+  }
+  Target target;
+  target.path = model ? flags.model : flags.config;
+  target.engine = flags.engine;
+  target.engine.random_weights = flags.random_weights;
+  return target;
+}
+
+// One command: its flags, and how to make its options once they are parsed.
+class GenerateCommand {
+ public:
+  explicit GenerateCommand(CLI::App* main) {
+    app_ = main->add_subcommand("generate", "Decode from one or more prompts");
+    add_model_flags(app_, &model_);
+    add_max_sequences(app_, &model_);
+    add_run_flags(app_, &model_);
+    prompts_ = add_prompt_flags(app_);
+    Sampling* sampling = &options_.request.sampling;
+    add_integer(app_, "--max-new-tokens", &options_.request.max_new_tokens, 0, kMaxInt, "Tokens per sequence [128]");
+    add_real(app_, "--temperature", &sampling->temperature, 0, kMaxReal, "0 is greedy [0]");
+    add_integer(app_, "--top-k", &sampling->top_k, 0, kMaxInt, "Sample from the K likeliest; 0 is off [0]");
+    add_real(app_, "--top-p", &sampling->top_p, std::numeric_limits<float>::min(), 1,
+             "Sample from the likeliest that make up this share [1]");
+    add_real(app_, "--min-p", &sampling->min_p, 0, 1, "Drop what is less likely than this share of the likeliest [0]");
+    add_real(app_, "--repetition-penalty", &sampling->repetition_penalty, std::numeric_limits<float>::min(), kMaxReal,
+             "1 is off [1]");
+    add_text(app_, "--seed", "N", "Sequence i samples with seed N + i [0]",
+             [sampling](const std::string& text) { sampling->seed = parse_seed("--seed", text); });
+    add_text(app_, "--stop-ids", "1,2,3", "Token ids that end a sequence, beside the model's own",
+             [this](const std::string& text) {
+               for (int32_t id : parse_ids("--stop-ids", text)) options_.request.stop_ids.push_back(id);
+             })
+        ->take_all();
+    app_->add_flag("--ignore-eos", options_.request.ignore_eos, "The model's own end-of-sequence ids do not stop it");
+    app_->add_flag("--json", options_.json, "One JSON document at the end, in place of text");
+  }
+
+  bool parsed() const { return app_->parsed(); }
+
+  GenerateOptions options() {
+    options_.prompts = prompts_in_order(*app_, prompts_);
+    if (options_.prompts.empty()) refuse("generate: expected at least one --prompt or --prompt-ids, found none");
+    // K/V memory is set aside for every sequence at once: no more of them than there are prompts.
+    if (!model_.max_sequences_given && options_.prompts.size() < static_cast<size_t>(model_.engine.max_sequences)) {
+      model_.engine.max_sequences = static_cast<int>(options_.prompts.size());
+    }
+    options_.target = checked_target(model_, true);
+    return options_;
+  }
+
+ private:
+  CLI::App* app_;
+  ModelFlags model_;
+  PromptFlags prompts_;
+  GenerateOptions options_;
+};
+
+class ScoreCommand {
+ public:
+  explicit ScoreCommand(CLI::App* main) {
+    app_ = main->add_subcommand("score", "Log-probabilities of a prompt's tokens, and the likeliest next ones");
+    add_model_flags(app_, &model_);
+    add_run_flags(app_, &model_);
+    prompts_ = add_prompt_flags(app_);
+    add_integer(app_, "--top", &options_.top, 0, kMaxInt, "Show the K likeliest next tokens of each position [0]");
+    app_->add_flag("--json", options_.json, "One JSON document in place of a table");
+  }
+
+  bool parsed() const { return app_->parsed(); }
+
+  ScoreOptions options() {
+    const std::vector<Prompt> prompts = prompts_in_order(*app_, prompts_);
+    if (prompts.size() != 1) {
+      refuse(fmt::format("score: expected one --prompt or --prompt-ids, found {}", prompts.size()));
+    }
+    options_.prompt = prompts.front();
+    model_.engine.max_sequences = 1;
+    model_.engine.max_logit_rows = model_.engine.max_rows;  // every row's logits are read
+    options_.target = checked_target(model_, true);
+    return options_;
+  }
+
+ private:
+  CLI::App* app_;
+  ModelFlags model_;
+  PromptFlags prompts_;
+  ScoreOptions options_;
+};
+
+class InspectCommand {
+ public:
+  explicit InspectCommand(CLI::App* main) {
+    app_ = main->add_subcommand("inspect", "The memory plan, to the byte, touching no device");
+    add_model_flags(app_, &model_);
+    add_integer(app_, "--max-sequences", &model_.engine.max_sequences, 1, kMaxInt, "Sequences decoding at once [16]");
+    add_text(app_, "--device", "DEVICE", "cpu or cuda: whose plan [cuda]", [this](const std::string& text) {
+      if (text != "cpu" && text != "cuda") {
+        refuse(fmt::format("--device: inspect plans for cpu or cuda, found \"{}\"", text));
+      }
+      set_device(text, model_.engine);
+    });
+    add_integer(app_, "--threads", &model_.engine.threads, 1, 4096, "Threads of the CPU backend [one per core]");
+    app_->add_flag("--json", options_.json, "One JSON document in place of tables");
+    model_.engine.device = DeviceKind::Cuda;
+  }
+
+  bool parsed() const { return app_->parsed(); }
+
+  InspectOptions options() {
+    options_.target = checked_target(model_, false);
+    return options_;
+  }
+
+ private:
+  CLI::App* app_;
+  ModelFlags model_;
+  InspectOptions options_;
+};
+
+}  // namespace
+
+Command parse_command_line(int argc, const char* const* argv) {
+  CLI::App app("rondo decodes large language models by replaying one captured step.", "rondo");
+  app.set_version_flag("--version", std::string("rondo ") + version());
+  app.require_subcommand(1);
+  GenerateCommand generate(&app);
+  ScoreCommand score(&app);
+  InspectCommand inspect(&app);
+  app.add_subcommand("doctor", "Devices, driver, toolkit, CPU features, and which backend auto takes");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    return Help{app.help()};
+  } catch (const CLI::CallForAllHelp&) {
+    return Help{app.help("", CLI::AppFormatMode::All)};
+  } catch (const CLI::CallForVersion& e) {
+    return Help{std::string(e.what()) + "\n"};
+  } catch (const CLI::RequiredError&) {
+    refuse("expected one command: generate, score, inspect or doctor (rondo --help says more)");
+  } catch (const CLI::ParseError& e) {
+    refuse(fmt::format("{} (rondo --help says more)", e.what()));
+  }
+  if (generate.parsed()) return generate.options();
+  if (score.parsed()) return score.options();
+  if (inspect.parsed()) return inspect.options();
+  return DoctorOptions{};
+}
+
+}  // namespace rondo::cli

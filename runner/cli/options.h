@@ -1,0 +1,57 @@
+// The command line, parsed and checked: what a command gets is complete and within its limits.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "runner/engine.h"
+
+namespace rondo::cli {
+
+// Which model, and the engine it runs on. `path` is a checkpoint directory or a config.json.
+struct Target {
+  std::string path;
+  EngineOptions engine;
+};
+
+// One sequence of the batch, either text or token ids; neither is empty in the form that was given.
+struct Prompt {
+  bool is_text = false;
+  std::string text;
+  std::vector<int32_t> ids;
+};
+
+struct GenerateOptions {
+  Target target;
+  std::vector<Prompt> prompts;  // in the order of the command line
+  Request request;              // of every sequence; prompt is still empty, sequence i samples with seed + i
+  bool json = false;
+};
+
+struct ScoreOptions {
+  Target target;
+  Prompt prompt;
+  int64_t top = 0;  // likeliest next tokens to show
+  bool json = false;
+};
+
+struct InspectOptions {
+  Target target;
+  bool json = false;
+};
+
+struct DoctorOptions {};
+
+// Not a command: --help or --version was asked for, and this is the answer.
+struct Help {
+  std::string text;
+};
+
+using Command = std::variant<GenerateOptions, ScoreOptions, InspectOptions, DoctorOptions, Help>;
+
+// Throws Error (InvalidArgument) that names the option, what it expects and what it found.
+Command parse_command_line(int argc, const char* const* argv);
+
+}  // namespace rondo::cli

@@ -1,0 +1,102 @@
+// Shuffles, votes and reductions: what the last lane to arrive computes for all. Part of the executor, and
+// like it never built with -fsanitize=thread: lanes read each other's registers here.
+#include <cstdlib>
+#include <cstring>
+
+#include "tests/simt/simt.h"
+
+namespace simt {
+namespace {
+
+struct ShuffleCall {
+  uint64_t in, out;
+  int source;
+};
+void resolve_shuffle(void* const* payloads, uint32_t mask) {
+  auto call = [&](int l) -> ShuffleCall& { return *static_cast<ShuffleCall*>(payloads[l]); };
+  for (int l = 0; l < 32; ++l) {
+    if (!(mask >> l & 1)) continue;
+    const int source = call(l).source;
+    call(l).out = mask >> source & 1 ? call(source).in : ~0ull;  // undefined on the device: NaN here
+  }
+}
+
+struct VoteCall {
+  uint64_t in;
+  uint32_t out;
+  Reduce op;
+};
+VoteCall& vote(void* const* payloads, int lane) { return *static_cast<VoteCall*>(payloads[lane]); }
+
+void resolve_ballot(void* const* payloads, uint32_t mask) {
+  uint32_t bits = 0;
+  for (int l = 0; l < 32; ++l)
+    if (mask >> l & 1 && vote(payloads, l).in) bits |= 1u << l;
+  for (int l = 0; l < 32; ++l)
+    if (mask >> l & 1) vote(payloads, l).out = bits;
+}
+void resolve_match(void* const* payloads, uint32_t mask) {
+  for (int l = 0; l < 32; ++l) {
+    if (!(mask >> l & 1)) continue;
+    uint32_t same = 0;
+    for (int o = 0; o < 32; ++o)
+      if (mask >> o & 1 && vote(payloads, o).in == vote(payloads, l).in) same |= 1u << o;
+    vote(payloads, l).out = same;
+  }
+}
+
+uint32_t combine(uint32_t a, uint32_t b, Reduce op) {
+  switch (op) {
+    case Reduce::add:
+      return a + b;
+    case Reduce::min_signed:
+      return int32_t(a) < int32_t(b) ? a : b;
+    case Reduce::min_unsigned:
+      return a < b ? a : b;
+    case Reduce::max_signed:
+      return int32_t(a) > int32_t(b) ? a : b;
+    case Reduce::max_unsigned:
+      return a > b ? a : b;
+    case Reduce::bit_and:
+      return a & b;
+    case Reduce::bit_or:
+      return a | b;
+    case Reduce::bit_xor:
+      return a ^ b;
+  }
+  std::abort();
+}
+void resolve_reduce(void* const* payloads, uint32_t mask) {
+  const int first = __builtin_ctz(mask);
+  uint32_t value = uint32_t(vote(payloads, first).in);
+  for (int l = first + 1; l < 32; ++l)
+    if (mask >> l & 1) value = combine(value, uint32_t(vote(payloads, l).in), vote(payloads, first).op);
+  for (int l = 0; l < 32; ++l)
+    if (mask >> l & 1) vote(payloads, l).out = value;
+}
+
+}  // namespace
+
+void shuffle(uint32_t mask, const void* in, void* out, size_t bytes, int source_lane, Where at) {
+  ShuffleCall call{0, 0, source_lane};
+  std::memcpy(&call.in, in, bytes);
+  collective(mask, &call, resolve_shuffle, at);
+  std::memcpy(out, &call.out, bytes);
+}
+uint32_t ballot(uint32_t mask, int predicate, Where at) {
+  VoteCall call{predicate != 0, 0, Reduce::add};
+  collective(mask, &call, resolve_ballot, at);
+  return call.out;
+}
+uint32_t match_any(uint32_t mask, uint64_t value, Where at) {
+  VoteCall call{value, 0, Reduce::add};
+  collective(mask, &call, resolve_match, at);
+  return call.out;
+}
+uint32_t reduce(uint32_t mask, uint32_t value, Reduce op, Where at) {
+  VoteCall call{value, 0, op};
+  collective(mask, &call, resolve_reduce, at);
+  return call.out;
+}
+
+}  // namespace simt
