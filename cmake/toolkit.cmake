@@ -1,12 +1,13 @@
-# Finds nvcc by itself: on the PATH, in CUDACXX, or where NVIDIA's packages put it. Sets RONDO_WITH_CUDA, and
-# RONDO_CUDA_INCLUDE_DIRS where the toolkit's headers are (the tests of the CUDA backend need no more than those).
+# Finds nvcc by itself: on the PATH, in CUDACXX, or where NVIDIA's packages put it. Sets RONDO_WITH_CUDA where the CUDA
+# backend can be compiled, and RONDO_CUDA_INCLUDE_DIRS where the toolkit's headers are: the tests that run the CUDA backend
+# without a GPU need no more than those.
 set(RONDO_WITH_CUDA OFF)
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(RONDO_NVCC nvcc PATHS /usr/local/cuda/bin /opt/cuda/bin)
+endif()
 if(NOT RONDO_CUDA STREQUAL "OFF")
-  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
-    find_program(RONDO_NVCC nvcc PATHS /usr/local/cuda/bin /opt/cuda/bin)
-    if(RONDO_NVCC)
-      set(CMAKE_CUDA_COMPILER ${RONDO_NVCC})
-    endif()
+  if(RONDO_NVCC AND NOT CMAKE_CUDA_COMPILER)
+    set(CMAKE_CUDA_COMPILER ${RONDO_NVCC})
   endif()
   if(NOT CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 80 90a)
@@ -19,11 +20,18 @@ if(NOT RONDO_CUDA STREQUAL "OFF")
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     find_package(CUDAToolkit REQUIRED)
     set(RONDO_WITH_CUDA ON)
-    set(RONDO_CUDA_INCLUDE_DIRS ${CUDAToolkit_INCLUDE_DIRS})
   elseif(RONDO_CUDA STREQUAL "ON")
     message(FATAL_ERROR "RONDO_CUDA=ON: expected nvcc on the PATH, in CUDACXX or in /usr/local/cuda/bin, found none")
   endif()
 endif()
+
+if(RONDO_NVCC)
+  get_filename_component(RONDO_TOOLKIT_BIN ${RONDO_NVCC} REALPATH)
+  get_filename_component(RONDO_TOOLKIT_BIN ${RONDO_TOOLKIT_BIN} DIRECTORY)
+endif()
+find_path(RONDO_CUDA_INCLUDE_DIRS cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${RONDO_TOOLKIT_BIN}/../include
+          ${RONDO_TOOLKIT_BIN}/../targets/x86_64-linux/include /usr/local/cuda/include)
+
 if(RONDO_WITH_CUDA)
   message(STATUS "rondo: CPU and CUDA backends (nvcc ${CMAKE_CUDA_COMPILER_VERSION}, for ${CMAKE_CUDA_ARCHITECTURES})")
 else()

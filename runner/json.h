@@ -25,16 +25,21 @@ std::string printable(std::string_view text);
 // A value with its type, short enough for a message: `"32" (a string)`, `an array of 3`.
 std::string describe(const Json& value);
 
+struct JsonLimits {
+  uint64_t values;    // of all kinds, in the whole text
+  uint64_t elements;  // of one array: a value takes more memory than the two bytes it may have in the text
+};
+
 // Reads an object and hands over its members one by one, in the file's order, so that a bad member is refused
 // before the rest is kept. Throws InvalidModel with file, byte and cause for anything but one valid object:
 // not UTF-8, NUL bytes or escapes, a byte order mark, nesting above 64, a duplicate key at any depth, a
 // string above 1 MiB, a number above 128 characters, more than `max_values` values. Memory stays proportional
 // to the text.
-void read_json_members(std::string_view text, const std::string& name, uint64_t max_values,
+void read_json_members(std::string_view text, const std::string& name, JsonLimits limits,
                        const std::function<void(const std::string& key, Json value)>& on_member);
 
 // The same, as one object.
-Json read_json_object(std::string_view text, const std::string& name, uint64_t max_values);
+Json read_json_object(std::string_view text, const std::string& name, JsonLimits limits);
 
 // The members of one object, taken by name, with what is left over refused in the end. `where` opens each
 // message: the file, and the field for an object inside it. Keeps a reference to `object`. Every function

@@ -25,10 +25,10 @@ DTYPE_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 TOLERANCE = {"f32": "fp32", "bf16": "half", "f16": "half"}
 # The least lead of the best logit over the second, over the largest magnitude among the logits. Half-precision engines
 # round the keys, the values and the activations too, so their goldens leave them more room.
-MIN_GAP = {"f32": 1e-3, "bf16": 5e-3, "f16": 5e-3}
+MIN_GAP = {"f32": 1e-3, "bf16": 1.2e-2, "f16": 1.2e-2}
 MIN_DISTINCT = 16  # greedy tokens that differ: a model that repeats one token tests little
 WEIGHT_SEEDS = 20
-PROMPT_SEEDS = 300
+PROMPT_SEEDS = 3000
 
 
 @dataclasses.dataclass
@@ -117,7 +117,8 @@ GOLDENS = [
     ),
     Golden(
         "qwen3-default", "qwen3", [12],
-        dict(head_dim=32, intermediate_size=128, rope_parameters=rope("default", 1000000.0), rms_norm_eps=1e-6, bos_token_id=None),
+        dict(head_dim=32, intermediate_size=128, rms_norm_eps=1e-6, bos_token_id=None,
+             rope_parameters=rope("default", 1000000.0)),
         dtypes=("f32", "bf16", "f16"), shard="120KB",
     ),
     Golden(

@@ -29,8 +29,12 @@ struct Timings {
   uint64_t decode_tokens = 0;
   uint64_t decode_steps = 0;
 
-  double tokens_per_second() const { return decode_ms > 0 ? 1000.0 * static_cast<double>(decode_tokens) / decode_ms : 0; }
-  double ms_per_token() const { return decode_tokens > 0 ? decode_ms / static_cast<double>(decode_tokens) : 0; }
+  double tokens_per_second() const {
+    return decode_ms > 0 ? 1000.0 * static_cast<double>(decode_tokens) / decode_ms : 0;
+  }
+  double ms_per_token() const {
+    return decode_tokens > 0 ? decode_ms / static_cast<double>(decode_tokens) : 0;
+  }
   double ms_per_step() const { return decode_steps > 0 ? decode_ms / static_cast<double>(decode_steps) : 0; }
 };
 
@@ -38,8 +42,8 @@ std::string joined(const std::vector<int32_t>& ids, const char* between) {
   return fmt::format("{}", fmt::join(ids, between));
 }
 
-// One sequence streams as it is made. Of several, each is one line, in the order of the prompts, as soon as it and those
-// before it have ended.
+// One sequence streams as it is made. Of several, each is one line, in the order of the prompts, as soon as
+// it and those before it have ended.
 class TextWriter {
  public:
   TextWriter(const std::vector<Prompt>& prompts, const std::vector<Sequence>& sequences, bool byte_level)
@@ -163,7 +167,8 @@ class Generation {
                                    stats.replays, stats.steps, stats.device);
     size_t full = 0;
     for (const Sequence& sequence : sequences_) full += sequence.finish == FinishReason::ContextFull;
-    if (full > 0) line += fmt::format(", {} ended by a full context of {} positions", full, engine_.max_context());
+    if (full > 0)
+      line += fmt::format(", {} ended by a full context of {} positions", full, engine_.max_context());
     return line + "\n";
   }
 
@@ -172,9 +177,10 @@ class Generation {
     for (size_t i = 0; i < sequences_.size(); ++i) {
       const Sequence& sequence = sequences_[i];
       if (sequence.finish != FinishReason::NumericalError) continue;
-      throw Error(ErrorKind::NumericalError,
-                  fmt::format("sequence {}: expected a token at position {}, found logits that are NaN or infinite", i,
-                              sequence.prompt.size() + sequence.ids.size()));
+      throw Error(
+          ErrorKind::NumericalError,
+          fmt::format("sequence {}: expected a token at position {}, found logits that are NaN or infinite",
+                      i, sequence.prompt.size() + sequence.ids.size()));
     }
   }
 

@@ -49,7 +49,8 @@ std::string as_table(const InspectOptions& options, const MemoryPlan& plan) {
     text += "\n";
   }
   text += fmt::format("row buckets     {}\n", fmt::join(plan.buckets, " "));
-  text += fmt::format("K/V pages       {} of {} positions each, one of them the scrap page\n", plan.pages, plan.page_size);
+  text += fmt::format("K/V pages       {} of {} positions each, one of them the scrap page\n", plan.pages,
+                      plan.page_size);
   text += fmt::format("sequences       {} of at most {} positions\n", plan.max_sequences, plan.max_context);
   text += fmt::format("logit rows      {}\n", plan.max_logit_rows);
   for (const PlannedArena& arena : plan.arenas) {

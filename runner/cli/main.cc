@@ -1,4 +1,5 @@
-// The program `rondo`. Exit status: 0 done, 1 a fault of its own, 2 bad input (one line says which), 128 + n for signal n.
+// The program `rondo`. Exit status: 0 done, 1 a fault of its own, 2 bad input (one line says which), 128 + n
+// for signal n.
 #include <exception>
 #include <new>
 #include <string>
@@ -34,7 +35,8 @@ int main(int argc, char** argv) {
   } catch (const rondo::Error& error) {
     return report(rondo::error_kind_name(error.kind()), error.what(), kBadInput);
   } catch (const std::bad_alloc&) {
-    return report("OutOfMemory", "host memory ended; try a smaller --max-context or --max-sequences", kBadInput);
+    return report("OutOfMemory", "host memory ended; try a smaller --max-context or --max-sequences",
+                  kBadInput);
   } catch (const std::exception& error) {
     return report("Internal", error.what(), kOwnFault);
   }

@@ -50,13 +50,11 @@ uint64_t parse_seed(const std::string& option, const std::string& text) {
   return *value;
 }
 
-float parse_real(const std::string& option, const std::string& text, float low, float high) {
+float parse_real(const std::string& option, const std::string& text, const RealRange& range) {
   const auto value = whole<float>(text);
   // The comparison is written so that NaN fails it.
-  if (!value || !std::isfinite(*value) || !(*value >= low && *value <= high)) {
-    const bool open = high == std::numeric_limits<float>::max();
-    refuse(option, open ? fmt::format("a number of {} or more", low) : fmt::format("a number from {} to {}", low, high),
-           text);
+  if (!value || !std::isfinite(*value) || !(*value >= range.low && *value <= range.high)) {
+    refuse(option, range.expected, text);
   }
   return *value;
 }

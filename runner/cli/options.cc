@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kMaxInt = std::numeric_limits<int>::max();
 constexpr float kMaxReal = std::numeric_limits<float>::max();
+constexpr float kMinReal = std::numeric_limits<float>::min();  // the least above 0 that is not subnormal
 
 // --prompt and --prompt-ids are collected apart and put in order afterwards.
 struct PromptFlags {
@@ -33,9 +34,10 @@ struct ModelFlags {
 
 using Handler = std::function<void(const std::string& text)>;
 
-// CLI11 finds the option; the text goes to `handler` untouched (CLI11's own conversions read 010 as 8 and {} as nothing).
-CLI::Option* add_text(CLI::App* app, const std::string& name, const std::string& type, const std::string& help,
-                      Handler handler) {
+// CLI11 finds the option; the text goes to `handler` untouched (CLI11's own conversions read 010 as 8 and {}
+// as nothing).
+CLI::Option* add_text(CLI::App* app, const std::string& name, const std::string& type,
+                      const std::string& help, Handler handler) {
   CLI::callback_t each = [handler = std::move(handler)](const CLI::results_t& texts) {
     for (const std::string& text : texts) handler(text);
     return true;
@@ -51,9 +53,9 @@ CLI::Option* add_integer(CLI::App* app, const std::string& name, T* value, int64
   });
 }
 
-void add_real(CLI::App* app, const std::string& name, float* value, float low, float high,
+void add_real(CLI::App* app, const std::string& name, float* value, const RealRange& range,
               const std::string& help) {
-  add_text(app, name, "X", help, [=](const std::string& text) { *value = parse_real(name, text, low, high); });
+  add_text(app, name, "X", help, [=](const std::string& text) { *value = parse_real(name, text, range); });
 }
 
 [[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::InvalidArgument, message); }
@@ -66,7 +68,8 @@ void set_device(const std::string& text, EngineOptions& engine) {
     engine.device = DeviceKind::Cpu;
   } else if (text == "cuda" || text.starts_with("cuda:")) {
     engine.device = DeviceKind::Cuda;
-    if (text != "cuda") engine.device_index = static_cast<int>(parse_integer("--device cuda:N", text.substr(5), 0, 1023));
+    if (text != "cuda")
+      engine.device_index = static_cast<int>(parse_integer("--device cuda:N", text.substr(5), 0, 1023));
   } else {
     refuse(fmt::format("--device: expected auto, cpu, cuda or cuda:N, found \"{}\"", text));
   }
@@ -92,29 +95,33 @@ void add_model_flags(CLI::App* app, ModelFlags* flags) {
            [=](const std::string& text) { flags->model = text; });
   add_text(app, "--config", "FILE", "A config.json, in place of --model",
            [=](const std::string& text) { flags->config = text; });
-  add_integer(app, "--max-rows", &engine->max_rows, 1, kMaxInt, "Rows (tokens) per step, the largest bucket [64]");
+  add_integer(app, "--max-rows", &engine->max_rows, 1, kMaxInt,
+              "Rows (tokens) per step, the largest bucket [64]");
   add_integer(app, "--max-context", &engine->max_context, 1, std::numeric_limits<int64_t>::max(),
               "Positions per sequence [the model's maximum, at most 4096]");
 }
 
 void add_max_sequences(CLI::App* app, ModelFlags* flags) {
-  add_text(app, "--max-sequences", "N", "Sequences decoding at once; more wait in a queue [as given, at most 16]",
-           [=](const std::string& text) {
-             flags->engine.max_sequences = static_cast<int>(parse_integer("--max-sequences", text, 1, kMaxInt));
-             flags->max_sequences_given = true;
-           });
+  add_text(
+      app, "--max-sequences", "N", "Sequences decoding at once; more wait in a queue [as given, at most 16]",
+      [=](const std::string& text) {
+        flags->engine.max_sequences = static_cast<int>(parse_integer("--max-sequences", text, 1, kMaxInt));
+        flags->max_sequences_given = true;
+      });
 }
 
 void add_run_flags(CLI::App* app, ModelFlags* flags) {
   EngineOptions* engine = &flags->engine;
-  app->add_flag("--random-weights", flags->random_weights, "With --config: the shape, filled with random weights");
+  app->add_flag("--random-weights", flags->random_weights,
+                "With --config: the shape, filled with random weights");
   add_text(app, "--weights-seed", "N", "Seed of --random-weights [0]", [=](const std::string& text) {
     engine->weights_seed = parse_seed("--weights-seed", text);
     flags->weights_seed_given = true;
   });
   add_text(app, "--device", "DEVICE", "auto, cpu, cuda or cuda:N [auto]",
            [=](const std::string& text) { set_device(text, *engine); });
-  add_text(app, "--graph", "MODE", "auto (capture at start where there are graphs), require, lazy or off [auto]",
+  add_text(app, "--graph", "MODE",
+           "auto (capture at start where there are graphs), require, lazy or off [auto]",
            [=](const std::string& text) { set_graph(text, *engine); });
   add_integer(app, "--threads", &engine->threads, 1, 4096, "Threads of the CPU backend [one per core]");
 }
@@ -122,7 +129,8 @@ void add_run_flags(CLI::App* app, ModelFlags* flags) {
 PromptFlags add_prompt_flags(CLI::App* app) {
   const auto keep = [](const std::string&) {};
   PromptFlags flags;
-  flags.text = add_text(app, "--prompt", "TEXT", "A prompt as text (byte-level vocabularies)", keep)->take_all();
+  flags.text =
+      add_text(app, "--prompt", "TEXT", "A prompt as text (byte-level vocabularies)", keep)->take_all();
   flags.ids = add_text(app, "--prompt-ids", "1,2,3", "A prompt as token ids", keep)->take_all();
   return flags;
 }
@@ -153,10 +161,14 @@ Target checked_target(const ModelFlags& flags, bool needs_weights) {
   if (model == config) {
     refuse(fmt::format("expected either --model DIR or --config FILE, found {}", model ? "both" : "neither"));
   }
-  if (flags.random_weights && !config) refuse("--random-weights: expected --config FILE with it, found --model");
-  if (flags.weights_seed_given && !flags.random_weights) refuse("--weights-seed: expected --random-weights with it");
+  if (flags.random_weights && !config)
+    refuse("--random-weights: expected --config FILE with it, found --model");
+  if (flags.weights_seed_given && !flags.random_weights)
+    refuse("--weights-seed: expected --random-weights with it");
   if (needs_weights && config && !flags.random_weights) {
-    refuse("--config: a config.json holds no weights: add --random-weights, or name a checkpoint by --model DIR");
+    refuse(
+        "--config: a config.json holds no weights: add --random-weights, or name a checkpoint by --model "
+        "DIR");
   }
   Target target;
   target.path = model ? flags.model : flags.config;
@@ -175,14 +187,17 @@ class GenerateCommand {
     add_run_flags(app_, &model_);
     prompts_ = add_prompt_flags(app_);
     Sampling* sampling = &options_.request.sampling;
-    add_integer(app_, "--max-new-tokens", &options_.request.max_new_tokens, 0, kMaxInt, "Tokens per sequence [128]");
-    add_real(app_, "--temperature", &sampling->temperature, 0, kMaxReal, "0 is greedy [0]");
+    add_integer(app_, "--max-new-tokens", &options_.request.max_new_tokens, 0, kMaxInt,
+                "Tokens per sequence [128]");
+    add_real(app_, "--temperature", &sampling->temperature, {0, kMaxReal, "a number of 0 or more"},
+             "0 is greedy [0]");
     add_integer(app_, "--top-k", &sampling->top_k, 0, kMaxInt, "Sample from the K likeliest; 0 is off [0]");
-    add_real(app_, "--top-p", &sampling->top_p, std::numeric_limits<float>::min(), 1,
+    add_real(app_, "--top-p", &sampling->top_p, {kMinReal, 1, "a number above 0 and at most 1"},
              "Sample from the likeliest that make up this share [1]");
-    add_real(app_, "--min-p", &sampling->min_p, 0, 1, "Drop what is less likely than this share of the likeliest [0]");
-    add_real(app_, "--repetition-penalty", &sampling->repetition_penalty, std::numeric_limits<float>::min(), kMaxReal,
-             "1 is off [1]");
+    add_real(app_, "--min-p", &sampling->min_p, {0, 1, "a number from 0 to 1"},
+             "Drop what is less likely than this share of the likeliest [0]");
+    add_real(app_, "--repetition-penalty", &sampling->repetition_penalty,
+             {kMinReal, kMaxReal, "a number above 0"}, "1 is off [1]");
     add_text(app_, "--seed", "N", "Sequence i samples with seed N + i [0]",
              [sampling](const std::string& text) { sampling->seed = parse_seed("--seed", text); });
     add_text(app_, "--stop-ids", "1,2,3", "Token ids that end a sequence, beside the model's own",
@@ -190,7 +205,8 @@ class GenerateCommand {
                for (int32_t id : parse_ids("--stop-ids", text)) options_.request.stop_ids.push_back(id);
              })
         ->take_all();
-    app_->add_flag("--ignore-eos", options_.request.ignore_eos, "The model's own end-of-sequence ids do not stop it");
+    app_->add_flag("--ignore-eos", options_.request.ignore_eos,
+                   "The model's own end-of-sequence ids do not stop it");
     app_->add_flag("--json", options_.json, "One JSON document at the end, in place of text");
   }
 
@@ -198,9 +214,11 @@ class GenerateCommand {
 
   GenerateOptions options() {
     options_.prompts = prompts_in_order(*app_, prompts_);
-    if (options_.prompts.empty()) refuse("generate: expected at least one --prompt or --prompt-ids, found none");
+    if (options_.prompts.empty())
+      refuse("generate: expected at least one --prompt or --prompt-ids, found none");
     // K/V memory is set aside for every sequence at once: no more of them than there are prompts.
-    if (!model_.max_sequences_given && options_.prompts.size() < static_cast<size_t>(model_.engine.max_sequences)) {
+    if (!model_.max_sequences_given &&
+        options_.prompts.size() < static_cast<size_t>(model_.engine.max_sequences)) {
       model_.engine.max_sequences = static_cast<int>(options_.prompts.size());
     }
     options_.target = checked_target(model_, true);
@@ -217,11 +235,13 @@ class GenerateCommand {
 class ScoreCommand {
  public:
   explicit ScoreCommand(CLI::App* main) {
-    app_ = main->add_subcommand("score", "Log-probabilities of a prompt's tokens, and the likeliest next ones");
+    app_ =
+        main->add_subcommand("score", "Log-probabilities of a prompt's tokens, and the likeliest next ones");
     add_model_flags(app_, &model_);
     add_run_flags(app_, &model_);
     prompts_ = add_prompt_flags(app_);
-    add_integer(app_, "--top", &options_.top, 0, kMaxInt, "Show the K likeliest next tokens of each position [0]");
+    add_integer(app_, "--top", &options_.top, 0, kMaxInt,
+                "Show the K likeliest next tokens of each position [0]");
     app_->add_flag("--json", options_.json, "One JSON document in place of a table");
   }
 
@@ -251,14 +271,16 @@ class InspectCommand {
   explicit InspectCommand(CLI::App* main) {
     app_ = main->add_subcommand("inspect", "The memory plan, to the byte, touching no device");
     add_model_flags(app_, &model_);
-    add_integer(app_, "--max-sequences", &model_.engine.max_sequences, 1, kMaxInt, "Sequences decoding at once [16]");
+    add_integer(app_, "--max-sequences", &model_.engine.max_sequences, 1, kMaxInt,
+                "Sequences decoding at once [16]");
     add_text(app_, "--device", "DEVICE", "cpu or cuda: whose plan [cuda]", [this](const std::string& text) {
       if (text != "cpu" && text != "cuda") {
         refuse(fmt::format("--device: inspect plans for cpu or cuda, found \"{}\"", text));
       }
       set_device(text, model_.engine);
     });
-    add_integer(app_, "--threads", &model_.engine.threads, 1, 4096, "Threads of the CPU backend [one per core]");
+    add_integer(app_, "--threads", &model_.engine.threads, 1, 4096,
+                "Threads of the CPU backend [one per core]");
     app_->add_flag("--json", options_.json, "One JSON document in place of tables");
     model_.engine.device = DeviceKind::Cuda;
   }
@@ -295,7 +317,9 @@ Command parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::CallForVersion& e) {
     return Help{std::string(e.what()) + "\n"};
   } catch (const CLI::RequiredError&) {
-    refuse("expected one command: generate, score, inspect or doctor (rondo --help says more)");
+    refuse(fmt::format(
+        "expected one command: generate, score, inspect or doctor, found {} (rondo --help says more)",
+        argc > 1 ? fmt::format("\"{}\"", argv[1]) : "none"));
   } catch (const CLI::ParseError& e) {
     refuse(fmt::format("{} (rondo --help says more)", e.what()));
   }

@@ -82,7 +82,8 @@ std::vector<Position> score(Engine& engine, const std::vector<int32_t>& ids, int
   return positions;
 }
 
-std::string as_json(const ScoreOptions& options, const Engine& engine, const std::vector<Position>& positions) {
+std::string as_json(const ScoreOptions& options, const Engine& engine,
+                    const std::vector<Position>& positions) {
   Json list = Json::array();
   for (size_t i = 0; i < positions.size(); ++i) {
     Json top = Json::array();
@@ -90,7 +91,8 @@ std::string as_json(const ScoreOptions& options, const Engine& engine, const std
       top.push_back({{"token", next.token}, {"logprob", number(next.logprob)}});
     }
     const Json logprob = positions[i].logprob ? number(*positions[i].logprob) : Json(nullptr);
-    list.push_back({{"position", i}, {"token", positions[i].token}, {"logprob", logprob}, {"top", std::move(top)}});
+    list.push_back(
+        {{"position", i}, {"token", positions[i].token}, {"logprob", logprob}, {"top", std::move(top)}});
   }
   return document({{"version", version()},
                    {"model", options.target.path},
@@ -98,7 +100,8 @@ std::string as_json(const ScoreOptions& options, const Engine& engine, const std
                    {"positions", std::move(list)}});
 }
 
-std::string as_table(const ScoreOptions& options, const Engine& engine, const std::vector<Position>& positions) {
+std::string as_table(const ScoreOptions& options, const Engine& engine,
+                     const std::vector<Position>& positions) {
   const bool byte_level = is_byte_level(engine);
   const auto shown = [&](int32_t token) {
     if (!byte_level || bytes_of(token).empty()) return fmt::format("{}", token);
@@ -110,7 +113,8 @@ std::string as_table(const ScoreOptions& options, const Engine& engine, const st
     const Position& position = positions[i];
     table += fmt::format("{:>8}  {:<12} {:>10}", i, shown(position.token),
                          position.logprob ? fmt::format("{:.4f}", *position.logprob) : "-");
-    for (const Scored& next : position.top) table += fmt::format("   {} {:.4f}", shown(next.token), next.logprob);
+    for (const Scored& next : position.top)
+      table += fmt::format("   {} {:.4f}", shown(next.token), next.logprob);
     table += "\n";
   }
   return table;

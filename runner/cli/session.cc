@@ -33,10 +33,12 @@ bool is_byte_level(const Engine& engine) {
 std::vector<int32_t> prompt_ids(const Prompt& prompt, const Engine& engine) {
   if (!prompt.is_text) return prompt.ids;
   if (!is_byte_level(engine)) {
-    throw Error(ErrorKind::InvalidArgument,
-                fmt::format("--prompt: expected a byte-level vocabulary of {} to {} tokens, found {}: this model's text "
-                            "needs its own tokenizer; give the token ids with --prompt-ids 1,2,3",
-                            kByteValues, kLargestByteVocabulary, engine.vocab_size()));
+    throw Error(
+        ErrorKind::InvalidArgument,
+        fmt::format(
+            "--prompt: expected a byte-level vocabulary of {} to {} tokens, found {}: this model's text "
+            "needs its own tokenizer; give the token ids with --prompt-ids 1,2,3",
+            kByteValues, kLargestByteVocabulary, engine.vocab_size()));
   }
   std::vector<int32_t> ids;
   for (const char c : prompt.text) ids.push_back(static_cast<unsigned char>(c));

@@ -95,7 +95,8 @@ void Progress::update(uint64_t done, uint64_t total) {
   shown_ = true;
   const double of = static_cast<double>(total);
   const double is = static_cast<double>(done);
-  write_err(fmt::format("\rloading {:3.0f} % ({:.2f} of {:.2f} GB)\x1b[K", 100 * is / of, is / 1e9, of / 1e9));
+  write_err(
+      fmt::format("\rloading {:3.0f} % ({:.2f} of {:.2f} GB)\x1b[K", 100 * is / of, is / 1e9, of / 1e9));
 }
 
 }  // namespace rondo::cli

@@ -21,10 +21,12 @@ void catch_signals();
 // The signal noted, or 0.
 int caught_signal();
 
-// Writes all of `text` to standard output. Throws BrokenPipe, or Error (InvalidArgument) with the system's reason.
+// Writes all of `text` to standard output. Throws BrokenPipe, or Error (InvalidArgument) with the system's
+// reason.
 void write_out(std::string_view text);
 
-// Writes all of `text` to standard error as far as that is possible; a standard error that cannot be written is no error.
+// Writes all of `text` to standard error as far as that is possible; a standard error that cannot be written
+// is no error.
 void write_err(std::string_view text) noexcept;
 
 // `text` on one line: control characters as \n, \t or \x1b. Bytes above 127 stay, so UTF-8 stays readable.

@@ -1,0 +1,82 @@
+#include <gtest/gtest.h>
+
+#include "runner/engine_core.h"
+#include "tests/support.h"
+
+namespace rondo {
+namespace {
+
+using test::TinyConfig;
+
+TEST(MemoryPlan, TotalsAreWhatTheEngineAllocatesToTheByte) {
+  const TinyConfig config;
+  const EngineOptions options = test::tiny_options(DeviceKind::Cpu);
+  const MemoryPlan plan = plan_memory(config.path(), options);
+  const EngineCore core(config.path(), options);
+  ASSERT_EQ(plan.arenas.size(), core.arenas().size());
+  uint64_t total = 0;
+  for (size_t i = 0; i < plan.arenas.size(); ++i) {
+    const Arena& arena = *core.arenas()[i];
+    EXPECT_EQ(plan.arenas[i].name, arena.name());
+    EXPECT_EQ(plan.arenas[i].bytes, arena.bytes());
+    ASSERT_EQ(plan.arenas[i].buffers.size(), arena.placements().size());
+    for (size_t j = 0; j < arena.placements().size(); ++j) {
+      EXPECT_EQ(plan.arenas[i].buffers[j].name, arena.placements()[j].name);
+      EXPECT_EQ(plan.arenas[i].buffers[j].offset, arena.placements()[j].offset);
+      EXPECT_EQ(plan.arenas[i].buffers[j].bytes, arena.placements()[j].bytes);
+    }
+    total += arena.bytes();
+  }
+  EXPECT_EQ(plan.total_bytes, total);
+}
+
+TEST(MemoryPlan, HasEveryBufferOfTheStep) {
+  const TinyConfig config;
+  const MemoryPlan plan = plan_memory(config.path(), test::tiny_options(DeviceKind::Cuda));
+  std::set<std::string> names;
+  for (const auto& buffer : plan.arenas.back().buffers) names.insert(buffer.name);
+  for (const char* name : {"inputs.rows", "inputs.logit_rows", "inputs.page_tables", "inputs.slots", "inputs.seen", "residual",
+                           "norm", "qkv", "q", "attention", "gate_up", "activation", "split_k.o", "split_k.ml", "logits",
+                           "sampled", "workspace"})
+    EXPECT_TRUE(names.count(name)) << name;
+}
+
+TEST(MemoryPlan, BuffersDoNotOverlapAndAreAligned) {
+  const TinyConfig config;
+  for (const auto& arena : plan_memory(config.path(), test::tiny_options(DeviceKind::Cuda)).arenas) {
+    uint64_t end = 0;
+    for (const auto& buffer : arena.buffers) {
+      EXPECT_EQ(buffer.offset % 256, 0u) << buffer.name;
+      EXPECT_GE(buffer.offset, end) << buffer.name;
+      end = buffer.offset + buffer.bytes;
+    }
+    EXPECT_GE(arena.bytes, end);
+  }
+}
+
+TEST(MemoryPlan, ShippedShapesHaveTheirPublishedSizes) {
+  // Bytes read per step, in GB, from the models' own parameter counts (bf16): 1.236 billion parameters, and so on. The
+  // embedding is counted once where it is tied.
+  const std::pair<const char*, double> shapes[] = {
+      {"qwen3-0.6b", 1.192}, {"llama-3.2-1b", 2.472}, {"qwen3-4b", 8.045}, {"llama-3.1-8b", 16.061}, {"qwen3-8b", 16.381}, {"qwen3-32b", 65.524}};
+  for (const auto& [name, gigabytes] : shapes) {
+    const MemoryPlan plan = plan_memory((test::kSource / "models" / (std::string(name) + ".json")).string(), {});
+    EXPECT_NEAR(static_cast<double>(plan.arenas[0].bytes) / 1e9, gigabytes, gigabytes * 1e-3) << name;
+  }
+}
+
+TEST(MemoryPlan, AnAbsurdContextIsRefusedBeforeAnythingIsAllocated) {
+  const TinyConfig config;
+  EngineOptions options = test::tiny_options(DeviceKind::Cpu);
+  options.kv_positions = int64_t{1} << 34;
+  try {
+    EngineCore core(config.path(), options);
+    FAIL() << "expected OutOfMemory";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory);
+    EXPECT_NE(std::string(error.what()).find("would fit"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace rondo

@@ -1,0 +1,92 @@
+// What several tests need: tiny models without a checkpoint, goldens, greedy generation.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "runner/engine.h"
+
+namespace rondo::test {
+
+inline const std::filesystem::path kSource = RONDO_SOURCE_DIR;
+
+inline nlohmann::json read_json(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  return nlohmann::json::parse(in);
+}
+
+// A config.json of a small llama in a temporary file that goes with the object.
+class TinyConfig {
+ public:
+  struct Sizes {
+    int hidden = 64, intermediate = 96, layers = 2, heads = 4, kv_heads = 2, head_dim = 16, vocab = 320;
+    int max_positions = 256;
+    const char* dtype = "float32";
+  };
+  explicit TinyConfig(const Sizes& s = {}) {
+    static int number = 0;
+    path_ = std::filesystem::temp_directory_path() / fmt::format("rondo-test-{}-{}.json", getpid(), number++);
+    std::ofstream(path_) << nlohmann::json{{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"},
+                                           {"hidden_size", s.hidden}, {"intermediate_size", s.intermediate},
+                                           {"num_hidden_layers", s.layers}, {"num_attention_heads", s.heads},
+                                           {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_dim},
+                                           {"vocab_size", s.vocab}, {"max_position_embeddings", s.max_positions},
+                                           {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"hidden_act", "silu"},
+                                           {"tie_word_embeddings", true}, {"torch_dtype", s.dtype}};
+  }
+  ~TinyConfig() { std::filesystem::remove(path_); }
+  TinyConfig(const TinyConfig&) = delete;  // one file, one owner
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// Small enough for any test; random weights.
+inline EngineOptions tiny_options(DeviceKind device) {
+  EngineOptions options;
+  options.device = device;
+  options.random_weights = true;
+  options.max_rows = 8;
+  options.max_sequences = 4;
+  options.max_context = 64;
+  options.page_size = 8;
+  options.threads = 2;
+  return options;
+}
+
+inline Request greedy(std::vector<int32_t> prompt, int max_new_tokens) {
+  Request request;
+  request.prompt = std::move(prompt);
+  request.max_new_tokens = max_new_tokens;
+  request.ignore_eos = true;
+  return request;
+}
+
+// All tokens of each request, the prompts' first, run together.
+inline std::vector<std::vector<int32_t>> generate(Engine& engine, const std::vector<Request>& requests) {
+  std::vector<SequenceId> ids;
+  for (const Request& request : requests) ids.push_back(engine.add(request));
+  while (engine.busy()) engine.step();
+  std::vector<std::vector<int32_t>> tokens;
+  for (SequenceId id : ids) tokens.push_back(engine.tokens(id));
+  for (SequenceId id : ids) engine.remove(id);
+  return tokens;
+}
+
+// `n` token ids that depend on `seed` alone.
+inline std::vector<int32_t> some_tokens(int n, int vocab, uint32_t seed) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < n; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    tokens.push_back(static_cast<int32_t>((seed >> 8) % static_cast<uint32_t>(vocab)));
+  }
+  return tokens;
+}
+
+}  // namespace rondo::test
