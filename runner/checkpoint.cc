@@ -15,7 +15,7 @@ namespace rondo {
 namespace {
 
 constexpr uint64_t kMaxIndexBytes = uint64_t{16} << 20;
-constexpr uint64_t kMaxIndexValues = uint64_t{1} << 18;
+constexpr JsonLimits kIndexLimits = {uint64_t{1} << 18, uint64_t{1} << 17};
 constexpr size_t kMaxFileName = 255;
 constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
 constexpr std::string_view kHead = "lm_head.weight";
@@ -82,7 +82,7 @@ std::vector<WeightSpec> expected_weights(const ModelConfig& config) {
 }
 
 CheckpointIndex parse_checkpoint_index(std::string_view text, const std::string& name) {
-  const Json object = read_json_object(text, name, kMaxIndexValues);
+  const Json object = read_json_object(text, name, kIndexLimits);
   JsonFields fields(object, name);
   CheckpointIndex index;
   if (const Json* metadata = fields.find("metadata")) {

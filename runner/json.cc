@@ -12,8 +12,10 @@ namespace rondo {
 namespace {
 
 constexpr size_t kMaxDepth = 64;
-constexpr size_t kMaxString = size_t{1} << 20;  // bytes between the quotes
+constexpr size_t kMaxString = size_t{1} << 18;  // bytes between the quotes
 constexpr size_t kMaxNumber = 128;              // characters of a number, true, false or null
+
+constexpr int kNumberOverflow = 406;  // nlohmann_json's id for a number that no double holds
 
 // What the library's lexer takes without a word (a byte order mark; NUL, to it the end of the text), and
 // tokens so long that its buffers would outgrow the file.
@@ -54,8 +56,8 @@ class MemberReader : public nlohmann::json_sax<Json> {
  public:
   using OnMember = std::function<void(const std::string&, Json)>;
 
-  MemberReader(const std::string& name, uint64_t max_values, const OnMember& on_member)
-      : name_(name), max_values_(max_values), on_member_(on_member) {}
+  MemberReader(const std::string& name, JsonLimits limits, const OnMember& on_member)
+      : name_(name), limits_(limits), on_member_(on_member) {}
 
   bool null() override { return scalar(nullptr); }
   bool boolean(bool value) override { return scalar(value); }
@@ -96,22 +98,32 @@ class MemberReader : public nlohmann::json_sax<Json> {
   bool start_array(std::size_t) override { return open(Json::array()); }
   bool end_array() override { return close(); }
 
-  bool parse_error(std::size_t position, const std::string&,
+  bool parse_error(std::size_t position, const std::string& token,
                    const nlohmann::detail::exception& error) override {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ...": only what follows the place is
     // for users.
     std::string_view what = error.what();
     if (const size_t tag = what.find("] "); tag != what.npos) what.remove_prefix(tag + 2);
     if (const size_t place = what.find(": "); place != what.npos) what.remove_prefix(place + 2);
-    throw Error(ErrorKind::InvalidModel,
-                fmt::format("{}: expected a JSON object, found an error at byte {}: {}", name_, position,
-                            printable(what)));
+    if (error.id == kNumberOverflow) refuse(where(), "a finite number", printable(token));
+    const std::string after = root_key_.empty() ? "" : " after " + where();
+    refuse(name_, "a JSON object",
+           fmt::format("an error at byte {}{}: {}", position, after, printable(what)));
   }
 
  private:
+  // The file and the field that was named last.
+  std::string where() const {
+    std::string text = name_ + ": " + printable(root_key_);
+    for (const std::string& key : keys_) {
+      if (!key.empty()) text += ": " + printable(key);
+    }
+    return text;
+  }
+
   void count_value() {
-    if (++values_ > max_values_) {
-      refuse(name_, fmt::format("at most {} values", max_values_), "more");
+    if (++values_ > limits_.values) {
+      refuse(name_, fmt::format("at most {} values", limits_.values), "more");
     }
   }
 
@@ -130,6 +142,9 @@ class MemberReader : public nlohmann::json_sax<Json> {
       return &member_;
     }
     Json& parent = *open_.back();
+    if (parent.size() >= limits_.elements) {
+      refuse(where(), fmt::format("at most {} elements", limits_.elements), "more");
+    }
     if (parent.is_array()) {
       parent.push_back(std::move(value));
       return &parent.back();
@@ -165,7 +180,7 @@ class MemberReader : public nlohmann::json_sax<Json> {
   }
 
   const std::string& name_;
-  const uint64_t max_values_;
+  const JsonLimits limits_;
   const OnMember& on_member_;
   bool in_root_ = false;
   uint64_t values_ = 0;
@@ -219,16 +234,16 @@ std::string describe(const Json& value) {
   }
 }
 
-void read_json_members(std::string_view text, const std::string& name, uint64_t max_values,
+void read_json_members(std::string_view text, const std::string& name, JsonLimits limits,
                        const std::function<void(const std::string& key, Json value)>& on_member) {
   check_tokens(text, name);
-  MemberReader reader(name, max_values, on_member);
+  MemberReader reader(name, limits, on_member);
   Json::sax_parse(text.begin(), text.end(), &reader);
 }
 
-Json read_json_object(std::string_view text, const std::string& name, uint64_t max_values) {
+Json read_json_object(std::string_view text, const std::string& name, JsonLimits limits) {
   Json object = Json::object();
-  read_json_members(text, name, max_values,
+  read_json_members(text, name, limits,
                     [&](const std::string& key, Json value) { object[key] = std::move(value); });
   return object;
 }

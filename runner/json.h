@@ -25,9 +25,10 @@ std::string printable(std::string_view text);
 // A value with its type, short enough for a message: `"32" (a string)`, `an array of 3`.
 std::string describe(const Json& value);
 
+// A value takes more memory than the two bytes it may have in the text.
 struct JsonLimits {
-  uint64_t values;    // of all kinds, in the whole text
-  uint64_t elements;  // of one array: a value takes more memory than the two bytes it may have in the text
+  uint64_t values;    // in the whole text
+  uint64_t elements;  // of one array or object inside the root
 };
 
 // Reads an object and hands over its members one by one, in the file's order, so that a bad member is refused

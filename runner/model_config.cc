@@ -26,7 +26,7 @@ constexpr int64_t kMaxPositions = INT32_MAX;
 constexpr double kMinEps = 1e-30;  // a normal float32, with room
 
 constexpr uint64_t kMaxConfigBytes = uint64_t{1} << 20;
-constexpr uint64_t kMaxConfigValues = 100000;
+constexpr JsonLimits kConfigLimits = {100000, 16384};
 
 // What transformers' configuration class of each family does where config.json is silent.
 struct Family {
@@ -186,7 +186,7 @@ void read_eos(JsonFields& fields, const Family& family, ModelConfig& config) {
 }  // namespace
 
 ModelConfig parse_model_config(const std::string& text, const std::string& name) {
-  const Json object = read_json_object(text, name, kMaxConfigValues);
+  const Json object = read_json_object(text, name, kConfigLimits);
   JsonFields fields(object, name);
   const Family& family = read_family(fields);
 
@@ -218,7 +218,7 @@ ModelConfig parse_model_config(const std::string& text, const std::string& name)
 }
 
 void parse_generation_config(const std::string& text, const std::string& name, ModelConfig& config) {
-  const Json object = read_json_object(text, name, kMaxConfigValues);
+  const Json object = read_json_object(text, name, kConfigLimits);
   JsonFields fields(object, name);
   accept_generation_keys(fields);
   const Json* ids = fields.find_non_null("eos_token_id");

@@ -15,7 +15,7 @@ namespace {
 constexpr uint64_t kPrefixBytes = 8;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr size_t kMaxTensors = size_t{1} << 17;    // 4096 layers of 32; keeps the list smaller than its text
-constexpr uint64_t kMaxValues = uint64_t{1} << 22;
+constexpr JsonLimits kHeaderLimits = {uint64_t{1} << 21, 1024};
 constexpr size_t kMaxName = 1024;
 constexpr size_t kMaxRank = 8;
 constexpr int64_t kMaxInteger = INT64_MAX;
@@ -155,7 +155,7 @@ std::vector<TensorInfo> parse_safetensors_header(std::string_view header_json, u
     refuse(name + ": header", "JSON that begins with {", "\"" + printable(header_json.substr(0, 16)) + "\"");
   }
   std::vector<TensorInfo> tensors;
-  read_json_members(header_json, name, kMaxValues, [&](const std::string& key, Json value) {
+  read_json_members(header_json, name, kHeaderLimits, [&](const std::string& key, Json value) {
     if (key == "__metadata__") return check_metadata(value, name);
     if (tensors.size() == kMaxTensors) refuse(name, fmt::format("at most {} tensors", kMaxTensors), "more");
     tensors.push_back(read_tensor(key, value, data_start, file_bytes, name));

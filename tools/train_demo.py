@@ -166,8 +166,8 @@ def held_out_prompts(rng, per_kind):
 def row_of(rng, length):
     """Whole lines, as many as fit, filled up to length: bytes, and the weight of each as a target.
 
-    The prompts' weight is small: enough for text that runs on past the newline to ask more questions, too little
-    to cost accuracy.
+    The prompts' weight is small: enough for text that runs on past the newline to ask more questions, too
+    little to cost accuracy.
     """
     tokens, weights = [], []
     while True:

@@ -138,11 +138,12 @@ template <int kRows, class T>
 HWY_NOINLINE void panel(const Product& p, const T* weights, size_t row, size_t begin, size_t end) {
   HWY_ALIGN float sums[kPanelOutputs * kTileRows * kMaxLanes];
   const size_t N = hn::Lanes(Float()), K = static_cast<size_t>(p.weight.shape[1]);
+  const size_t prefetch = row == 0 ? kGroup * K : 0;  // the next outputs'; later rows find them in the cache
   const float* x = p.x + row * p.x_stride;
-  if (p.rows <= kTileRows || kRows == 1) {  // each weight is used once or twice: no need to keep anything near
+  if (p.rows == kRows) {
     for (size_t n = begin; n < end; n += kGroup) {
       const size_t outputs = std::min(kGroup, end - n);
-      tile_group<kRows>(x, p.x_stride, weights + n * K, K, K, row == 0 ? kGroup * K : 0, false, sums, outputs);
+      tile_group<kRows>(x, p.x_stride, weights + n * K, K, K, prefetch, false, sums, outputs);
       finish(p, row, kRows, n, outputs, sums);
     }
     return;
@@ -153,8 +154,8 @@ HWY_NOINLINE void panel(const Product& p, const T* weights, size_t row, size_t b
     const size_t length = std::min(kChunk, K - k);
     for (size_t r = 0; r < kRows; ++r) memcpy(near + r * kChunkStride, x + r * p.x_stride + k, length * sizeof(float));
     for (size_t n = begin; n < end; n += kGroup)
-      tile_group<kRows>(near, kChunkStride, weights + n * K + k, K, length, size_t{0}, k > 0, sums + (n - begin) / kGroup * group_sums,
-                        std::min(kGroup, end - n));
+      tile_group<kRows>(near, kChunkStride, weights + n * K + k, K, length, prefetch, k > 0,
+                        sums + (n - begin) / kGroup * group_sums, std::min(kGroup, end - n));
   }
   for (size_t n = begin; n < end; n += kGroup)
     finish(p, row, kRows, n, std::min(kGroup, end - n), sums + (n - begin) / kGroup * group_sums);
@@ -162,25 +163,21 @@ HWY_NOINLINE void panel(const Product& p, const T* weights, size_t row, size_t b
 
 template <class T>
 void multiply_range(const Product& p, const T* weights, size_t begin, size_t end) {
-  const size_t row_bytes = static_cast<size_t>(p.weight.shape[1]) * sizeof(T);
-  const size_t fitting = kPanelBytes / std::max<size_t>(1, row_bytes) / kGroup * kGroup;
-  const size_t width = p.rows <= kTileRows ? end - begin : std::clamp(fitting, kGroup, kPanelOutputs);
+  const size_t row_bytes = std::max<size_t>(1, static_cast<size_t>(p.weight.shape[1]) * sizeof(T));
+  const size_t fitting = std::clamp(kPanelBytes / row_bytes / kGroup * kGroup, kGroup, kPanelOutputs);
+  const size_t width = p.rows <= kTileRows ? end - begin : fitting;
   for (size_t n = begin; n < end; n += width) {
     const size_t stop = std::min(end, n + width);
-    for (size_t row = 0; row < p.rows;) {
-      const size_t left = p.rows - row;
-      if (kTileRows == 6 && left >= 6) {
-        if constexpr (kTileRows == 6) panel<6>(p, weights, row, n, stop);
-        row += 6;
-      } else if (left >= 4) {
-        panel<4>(p, weights, row, n, stop);
-        row += 4;
-      } else if (left >= 2) {
-        panel<2>(p, weights, row, n, stop);
-        row += 2;
-      } else {
-        panel<1>(p, weights, row, n, stop);
-        row += 1;
+    for (size_t row = 0, take; row < p.rows; row += take) {
+      const size_t left = p.rows - row, tiles = (left + kTileRows - 1) / kTileRows;
+      take = (left + tiles - 1) / tiles;  // 8 rows as 4 and 4, not 6 and 2
+      switch (take) {
+        case 1: panel<1>(p, weights, row, n, stop); break;
+        case 2: panel<2>(p, weights, row, n, stop); break;
+        case 3: panel<3>(p, weights, row, n, stop); break;
+        case 4: panel<4>(p, weights, row, n, stop); break;
+        default:
+          if constexpr (kManyRegisters) take == 5 ? panel<5>(p, weights, row, n, stop) : panel<6>(p, weights, row, n, stop);
       }
     }
   }

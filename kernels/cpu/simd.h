@@ -60,9 +60,9 @@ struct HeadGroup {
   const int32_t* page_table = nullptr;
   size_t begin = 0;
   size_t end = 0;
-  float* scratch = nullptr;      // attend_scratch_floats(group, head_dim)
+  float* scratch = nullptr;      // attend_scratch_floats(group)
 };
-size_t attend_scratch_floats(size_t group, size_t head_dim);
+size_t attend_scratch_floats(size_t group);
 void attend_group(const HeadGroup& heads);
 
 // "AVX2", ...: what the loops run as on this machine.

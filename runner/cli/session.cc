@@ -77,6 +77,8 @@ Json stats_json(const Stats& stats) {
           {"rows", stats.rows},
           {"padded_rows", stats.padded_rows},
           {"tokens", stats.tokens},
+          {"host_seconds", stats.host_seconds},
+          {"wait_seconds", stats.wait_seconds},
           {"waiting", stats.waiting},
           {"running", stats.running},
           {"pages_used", stats.pages_used},

@@ -1,0 +1,87 @@
+#include "kernels/cpu/sample.h"
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/cpu/simd.h"
+#include "kernels/sampling_math.h"
+
+namespace rondo {
+namespace {
+
+// The largest key t such that the weights of all tokens with key >= t add up to at least `target`, or 0 where all of them
+// are less. Eight bits of the key per pass: `weight` is called in the first pass for all tokens, later for few.
+template <class Key, class Weight>
+uint32_t threshold_key(size_t n, uint64_t target, const Key& key, const Weight& weight) {
+  uint32_t prefix = 0, mask = 0;
+  uint64_t above = 0;  // the weight of keys whose known bits exceed the prefix
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    std::array<uint64_t, 256> sums{};
+    for (size_t v = 0; v < n; ++v) {
+      const uint32_t k = key(v);
+      if ((k & mask) == prefix) sums[(k >> shift) & 255u] += weight(v);
+    }
+    uint32_t digit = 255;
+    while (digit > 0 && above + sums[digit] < target) above += sums[digit--];
+    prefix |= digit << shift;
+    mask |= 255u << shift;
+  }
+  return prefix;
+}
+
+size_t argmax(const float* logits, size_t n) { return static_cast<size_t>(std::max_element(logits, logits + n) - logits); }
+
+size_t draw(const float* logits, size_t n, size_t likeliest, const SlotParams& p, int32_t position) {
+  const float max = logits[likeliest];
+  const auto key = [&](size_t v) { return order_key(logits[v]); };
+  const auto gap = [&](size_t v) { return scaled_gap(logits[v], max, p.temperature); };
+
+  uint32_t least = 0;  // the key of the last token kept
+  if (p.top_k > 0 && static_cast<size_t>(p.top_k) < n)
+    least = threshold_key(n, static_cast<uint64_t>(p.top_k), key, [](size_t) { return uint64_t{1}; });
+  if (p.top_p < 1) {
+    const auto mass = [&](size_t v) { return key(v) >= least ? fixed_probability(gap(v)) : 0; };
+    uint64_t total = 0;
+    for (size_t v = 0; v < n; ++v) total += mass(v);
+    least = std::max(least, threshold_key(n, top_p_target(p.top_p, total), key, mass));
+  }
+
+  const auto noisy = [&](size_t v) {
+    return gap(v) + gumbel_noise(static_cast<uint32_t>(v), static_cast<uint32_t>(position), p.seed_low, p.seed_high);
+  };
+  size_t best = likeliest;
+  float best_value = noisy(likeliest);  // a high bar from the start: most tokens cannot reach it with any noise
+  for (size_t v = 0; v < n; ++v) {
+    const float g = gap(v);
+    if (g + kMaxGumbelNoise < best_value || key(v) < least || !(p.min_p <= 0 || min_p_keeps(g, p.min_p))) continue;
+    const float value = noisy(v);
+    if (value > best_value || (value == best_value && v < best)) {
+      best = v;
+      best_value = value;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position, const uint32_t* seen,
+                   SampleScratch& scratch) {
+  const LogitStats stats = logit_stats(logits, vocab_size);
+  if (!stats.ok) return {0, 0, Sampled::kNumerical, 0};
+
+  const float* wanted = logits;
+  if (params.repetition_penalty != 1) {
+    for (size_t v = 0; v < vocab_size; ++v) {
+      const bool repeats = (seen[v / 32] >> (v % 32)) & 1u;
+      scratch.penalized[v] = repeats ? penalized_logit(logits[v], params.repetition_penalty) : logits[v];
+    }
+    wanted = scratch.penalized.data();
+  }
+  size_t token = argmax(wanted, vocab_size);
+  if (params.temperature > 0) token = draw(wanted, vocab_size, token, params, position);
+  const double logprob = static_cast<double>(logits[token] - stats.max) - stats.log_sum;
+  return {static_cast<int32_t>(token), static_cast<float>(logprob), Sampled::kOk, 0};
+}
+
+}  // namespace rondo
