@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -27,6 +29,7 @@ class TinyConfig {
     int hidden = 64, intermediate = 96, layers = 2, heads = 4, kv_heads = 2, head_dim = 16, vocab = 320;
     int max_positions = 256;
     const char* dtype = "float32";
+    bool tied = true;
   };
   explicit TinyConfig(const Sizes& s = {}) {
     static int number = 0;
@@ -37,7 +40,7 @@ class TinyConfig {
                                            {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_dim},
                                            {"vocab_size", s.vocab}, {"max_position_embeddings", s.max_positions},
                                            {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"hidden_act", "silu"},
-                                           {"tie_word_embeddings", true}, {"torch_dtype", s.dtype}};
+                                           {"tie_word_embeddings", s.tied}, {"torch_dtype", s.dtype}};
   }
   ~TinyConfig() { std::filesystem::remove(path_); }
   TinyConfig(const TinyConfig&) = delete;  // one file, one owner

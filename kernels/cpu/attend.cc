@@ -6,6 +6,7 @@
 #include "kernels/cpu/simd.h"
 
 #include <limits>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attend.cc"
@@ -27,10 +28,17 @@ namespace HWY_NAMESPACE {
 
 static_assert(kChunk % kMaxLanes == 0 || kMaxLanes > kChunk);
 
-// f(first head, at most 4 of them) over all heads of the group.
+// f(first head, how many as a constant, at most 4) over all heads of the group.
 template <class F>
 HWY_INLINE void by_four(size_t group, const F& f) {
-  for (size_t h = 0; h < group; h += 4) f(h, HWY_MIN(size_t{4}, group - h));
+  size_t h = 0;
+  for (; h + 4 <= group; h += 4) f(h, std::integral_constant<int, 4>());
+  switch (group - h) {
+    case 1: return f(h, std::integral_constant<int, 1>());
+    case 2: return f(h, std::integral_constant<int, 2>());
+    case 3: return f(h, std::integral_constant<int, 3>());
+    default: return;
+  }
 }
 
 // scores[h * kChunk + i] = scale * q[h] . k[i] for i < count.
@@ -38,38 +46,29 @@ template <class T>
 HWY_INLINE void score(const HeadGroup& a, const T* k, size_t count, float* scores) {
   const Float d;
   const size_t N = hn::Lanes(d), D = a.head_dim;
-  const auto scaled = [&](Floats sum) HWY_ATTR { return a.scale * hn::GetLane(hn::SumOfLanes(d, sum)); };
-  by_four(a.group, [&](size_t h, size_t heads) HWY_ATTR {
-    const float* q0 = a.q + h * D;  // heads that are not there repeat the first one, and are not stored
-    const float* q1 = q0 + (heads > 1 ? D : 0);
-    const float* q2 = q0 + (heads > 2 ? 2 * D : 0);
-    const float* q3 = q0 + (heads > 3 ? 3 * D : 0);
+  by_four(a.group, [&](size_t h, auto heads) HWY_ATTR {
+    constexpr int kHeads = decltype(heads)::value;
+    const float* q = a.q + h * D;
     for (size_t i = 0; i < count; ++i) {
       const T* key = k + i * D;
-      Floats s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+      [[maybe_unused]] Floats s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+      const auto add = [&](Floats v, const auto& query) HWY_ATTR {
+        s0 = hn::MulAdd(query(q), v, s0);
+        if constexpr (kHeads > 1) s1 = hn::MulAdd(query(q + D), v, s1);
+        if constexpr (kHeads > 2) s2 = hn::MulAdd(query(q + 2 * D), v, s2);
+        if constexpr (kHeads > 3) s3 = hn::MulAdd(query(q + 3 * D), v, s3);
+      };
       size_t j = 0;
-      if (heads == 1) {
-        for (; j + N <= D; j += N) s0 = hn::MulAdd(hn::LoadU(d, q0 + j), load(d, key + j), s0);
-      }
-      for (; j + N <= D; j += N) {
-        const Floats v = load(d, key + j);
-        s0 = hn::MulAdd(hn::LoadU(d, q0 + j), v, s0);
-        s1 = hn::MulAdd(hn::LoadU(d, q1 + j), v, s1);
-        s2 = hn::MulAdd(hn::LoadU(d, q2 + j), v, s2);
-        s3 = hn::MulAdd(hn::LoadU(d, q3 + j), v, s3);
-      }
-      if (j < D) {
-        const Floats v = load_first(d, key + j, D - j);
-        s0 = hn::MulAdd(load_first(d, q0 + j, D - j), v, s0);
-        s1 = hn::MulAdd(load_first(d, q1 + j, D - j), v, s1);
-        s2 = hn::MulAdd(load_first(d, q2 + j, D - j), v, s2);
-        s3 = hn::MulAdd(load_first(d, q3 + j, D - j), v, s3);
-      }
+      for (; j + N <= D; j += N)
+        add(load(d, key + j), [&](const float* p) HWY_ATTR { return hn::LoadU(d, p + j); });
+      if (j < D)
+        add(load_first(d, key + j, D - j), [&](const float* p) HWY_ATTR { return load_first(d, p + j, D - j); });
+      const auto scaled = [&](Floats sum) HWY_ATTR { return a.scale * hn::GetLane(hn::SumOfLanes(d, sum)); };
       float* out = scores + h * kChunk + i;
       out[0] = scaled(s0);
-      if (heads > 1) out[kChunk] = scaled(s1);
-      if (heads > 2) out[2 * kChunk] = scaled(s2);
-      if (heads > 3) out[3 * kChunk] = scaled(s3);
+      if constexpr (kHeads > 1) out[kChunk] = scaled(s1);
+      if constexpr (kHeads > 2) out[2 * kChunk] = scaled(s2);
+      if constexpr (kHeads > 3) out[3 * kChunk] = scaled(s3);
     }
   });
 }
@@ -79,37 +78,42 @@ template <class T>
 HWY_INLINE void add_values(const HeadGroup& a, const T* v, size_t count, const float* weights, const float* factors) {
   const Float d;
   const size_t N = hn::Lanes(d), D = a.head_dim;
-  by_four(a.group, [&](size_t h, size_t heads) HWY_ATTR {
-    const size_t h1 = heads > 1 ? h + 1 : h, h2 = heads > 2 ? h + 2 : h, h3 = heads > 3 ? h + 3 : h;
-    const float *p0 = weights + h * kChunk, *p1 = weights + h1 * kChunk;
-    const float *p2 = weights + h2 * kChunk, *p3 = weights + h3 * kChunk;
+  by_four(a.group, [&](size_t h, auto heads) HWY_ATTR {
+    constexpr int kHeads = decltype(heads)::value;
+    const float* p = weights + h * kChunk;
     for (size_t j = 0; j < D; j += N) {
       const size_t lanes = HWY_MIN(N, D - j);
-      const auto output = [&](size_t head) HWY_ATTR {
-        const float* o = a.o + head * D + j;
-        return hn::Mul(hn::Set(d, factors[head]), lanes == N ? hn::LoadU(d, o) : load_first(d, o, lanes));
+      float* o = a.o + h * D + j;
+      const auto before = [&](size_t i) HWY_ATTR {
+        const Floats sum = lanes == N ? hn::LoadU(d, o + i * D) : load_first(d, o + i * D, lanes);
+        return hn::Mul(hn::Set(d, factors[h + i]), sum);
       };
-      Floats s0 = output(h), s1 = output(h1), s2 = output(h2), s3 = output(h3);
+      [[maybe_unused]] Floats s0 = before(0), s1 = s0, s2 = s0, s3 = s0;
+      if constexpr (kHeads > 1) s1 = before(1);
+      if constexpr (kHeads > 2) s2 = before(2);
+      if constexpr (kHeads > 3) s3 = before(3);
       const auto add = [&](Floats value, size_t i) HWY_ATTR {
-        s0 = hn::MulAdd(hn::Set(d, p0[i]), value, s0);
-        s1 = hn::MulAdd(hn::Set(d, p1[i]), value, s1);
-        s2 = hn::MulAdd(hn::Set(d, p2[i]), value, s2);
-        s3 = hn::MulAdd(hn::Set(d, p3[i]), value, s3);
+        s0 = hn::MulAdd(hn::Set(d, p[i]), value, s0);
+        if constexpr (kHeads > 1) s1 = hn::MulAdd(hn::Set(d, p[kChunk + i]), value, s1);
+        if constexpr (kHeads > 2) s2 = hn::MulAdd(hn::Set(d, p[2 * kChunk + i]), value, s2);
+        if constexpr (kHeads > 3) s3 = hn::MulAdd(hn::Set(d, p[3 * kChunk + i]), value, s3);
       };
       if (lanes == N) {
         for (size_t i = 0; i < count; ++i) add(load(d, v + i * D + j), i);
       } else {
         for (size_t i = 0; i < count; ++i) add(load_first(d, v + i * D + j, lanes), i);
       }
-      const auto keep = [&](size_t head, Floats s) HWY_ATTR {
-        float* o = a.o + head * D + j;
-        if (lanes == N) hn::StoreU(s, d, o);
-        else store_first(s, d, o, lanes);
+      const auto keep = [&](size_t i, Floats s) HWY_ATTR {
+        if (lanes == N) {
+          hn::StoreU(s, d, o + i * D);
+        } else {
+          store_first(s, d, o + i * D, lanes);
+        }
       };
-      keep(h, s0);
-      if (heads > 1) keep(h1, s1);
-      if (heads > 2) keep(h2, s2);
-      if (heads > 3) keep(h3, s3);
+      keep(0, s0);
+      if constexpr (kHeads > 1) keep(1, s1);
+      if constexpr (kHeads > 2) keep(2, s2);
+      if constexpr (kHeads > 3) keep(3, s3);
     }
   });
 }
