@@ -1,7 +1,7 @@
 // The CPU backend against the speed of memory, at the shape of Llama-3.2-1B with random bf16 weights (2.5 GB).
 //
 // Every figure is bytes of weights (and of K/V, where they count) per second; `ceiling` is that over what the same threads
-// reach when they only read. --benchmark_filter=Step/1 is one whole decode step.
+// reach when they only read (plain loads in order: prefetching made it slower). --benchmark_filter=Step/1 is one whole decode step.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -33,10 +33,6 @@ double read_ceiling(const Arena& block, int threads) {
       Words a{}, b{}, c{}, d{};
       for (int64_t i = begin; i < end; ++i) {
         const Words* p = words + 4 * i;
-        __builtin_prefetch(p + 64);
-        __builtin_prefetch(p + 65);
-        __builtin_prefetch(p + 66);
-        __builtin_prefetch(p + 67);
         a += p[0];
         b += p[1];
         c += p[2];

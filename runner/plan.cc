@@ -51,7 +51,10 @@ StepDims make_dims(const ModelConfig& config, DType weight_dtype, const EngineOp
   require_range("max_rows", options.max_rows, 1, kMaxRowLimit);
   require_range("max_sequences", options.max_sequences, 1, options.max_rows);
   require_range("max_logit_rows", options.max_logit_rows, 0, options.max_rows);
-  const int64_t longest = std::min(config.max_position_embeddings, kMaxContext);
+  // NTK-aware dynamic scaling is made for contexts beyond max_position_embeddings, `factor` times as long.
+  const double stretch = config.rope.kind == RopeConfig::Kind::Dynamic ? config.rope.factor : 1.0;
+  const auto longest = static_cast<int64_t>(
+      std::min(static_cast<double>(config.max_position_embeddings) * stretch, static_cast<double>(kMaxContext)));
   require_range("max_context", options.max_context, 0, longest);
   require_range("page_size", options.page_size, 8, 256);
   if (options.page_size & (options.page_size - 1))

@@ -60,7 +60,6 @@ inline EngineOptions golden_options(DeviceKind device, int max_rows) {
   options.max_rows = max_rows;
   options.max_sequences = 4;
   options.max_logit_rows = max_rows;
-  options.max_context = 256;
   options.page_size = 16;
   options.threads = 2;
   return options;

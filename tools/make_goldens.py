@@ -3,9 +3,9 @@
 
     make_goldens.py [--out tests/goldens] [--only NAME ...]
 
-Needs torch and transformers 5. Every byte follows from this file, the two versions and the CPU: weights and prompts come
-from seeded generators, one thread is used, and a seed is passed over (in order) when its greedy tokens hang on a rounding
-error. The formats are described in tests/goldens/README.md.
+Needs torch and transformers 5. Every byte follows from this file, the two versions and the CPU: weights and
+prompts come from seeded generators, one thread is used, and a seed is passed over (in order) when its greedy
+tokens hang on a rounding error. The formats are described in tests/goldens/README.md.
 """
 
 import argparse
@@ -21,10 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 GREEDY_TOKENS = 64
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-DTYPE_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 TOLERANCE = {"f32": "fp32", "bf16": "half", "f16": "half"}
-# The least lead of the best logit over the second, over the largest magnitude among the logits. Half-precision engines
-# round the keys, the values and the activations too, so their goldens leave them more room.
+# The least lead of the best logit over the second, over the largest magnitude of a logit. Half-precision
+# engines round the keys, the values and the activations too, so their goldens leave them more room.
 MIN_GAP = {"f32": 1e-3, "bf16": 1.2e-2, "f16": 1.2e-2}
 MIN_DISTINCT = 16  # greedy tokens that differ: a model that repeats one token tests little
 WEIGHT_SEEDS = 20
@@ -60,13 +59,15 @@ def rope(kind, theta=10000.0, **parameters):
 GOLDENS = [
     Golden(
         "llama-default", "llama", [5, 17, 33],
-        dict(num_key_value_heads=4, intermediate_size=128, tie_word_embeddings=False, rope_parameters=rope("default")),
+        dict(num_key_value_heads=4, intermediate_size=128, tie_word_embeddings=False,
+             rope_parameters=rope("default")),
         dtypes=("f32", "bf16", "f16"), features=("batch",),
     ),
     Golden(
         "llama-linear-bias", "llama", [23],
         dict(hidden_size=72, num_attention_heads=6, num_key_value_heads=3, head_dim=16, attention_bias=True,
-             mlp_bias=True, intermediate_size=112, rms_norm_eps=1e-6, rope_parameters=rope("linear", factor=2.5)),
+             mlp_bias=True, intermediate_size=112, rms_norm_eps=1e-6,
+             rope_parameters=rope("linear", factor=2.5)),
         spelling=4, rope_type_key="type",
     ),
     Golden(
@@ -76,9 +77,10 @@ GOLDENS = [
     ),
     Golden(
         "llama-llama3", "llama", [67],
-        dict(num_attention_heads=8, num_key_value_heads=1, head_dim=16, vocab_size=300, max_position_embeddings=512,
-             eos_token_id=[3, 7, 11], rope_parameters=rope("llama3", factor=8.0, low_freq_factor=1.0,
-                                                         high_freq_factor=4.0, original_max_position_embeddings=64)),
+        dict(num_attention_heads=8, num_key_value_heads=1, head_dim=16, vocab_size=300,
+             max_position_embeddings=512, eos_token_id=[3, 7, 11],
+             rope_parameters=rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                  original_max_position_embeddings=64)),
         spelling=4, generation_eos=[3, 13],
     ),
     Golden(
@@ -126,8 +128,8 @@ GOLDENS = [
         dict(num_attention_heads=2, num_key_value_heads=1, head_dim=80, attention_bias=True,
              use_sliding_window=True, sliding_window=12, rms_norm_eps=1e-3,
              layer_types=["sliding_attention", "full_attention"],
-             rope_parameters=rope("yarn", 5000.0, factor=2.0, original_max_position_embeddings=128, beta_fast=8.0,
-                                  beta_slow=2.0, attention_factor=1.25)),
+             rope_parameters=rope("yarn", 5000.0, factor=2.0, original_max_position_embeddings=128,
+                                  beta_fast=8.0, beta_slow=2.0, attention_factor=1.25)),
     ),
     Golden(
         "qwen3-longrope", "qwen3", [14, 97],
@@ -194,7 +196,7 @@ def forward(model, tokens, cache):
 
 
 def greedy(model, prompt, min_gap, banned):
-    """The prompt in one forward, then a token at a time. Returns (tokens, gaps, logits of every position fed)."""
+    """The prompt in one forward, then a token at a time. Returns tokens, gaps, logits of what was fed."""
     fresh_rope(model)
     cache = DynamicCache(config=model.config)
     rows = [forward(model, prompt, cache)]
@@ -243,8 +245,12 @@ def check_splits(model, prompt, tokens, logits):
     cache = DynamicCache(config=model.config)
     single = rel_l2(torch.cat([forward(model, [token], cache) for token in sequence]), logits)
     same, different = 3e-6, 1e-4
-    one_long_table = model.config.rope_parameters["rope_type"] == "longrope"  # however much longer the sequence gets
-    expected = {"static": (True, True), "crossing": (False, True), "long_prompt": (one_long_table, False)}[regime]
+    one_long_table = model.config.rope_parameters["rope_type"] == "longrope"  # however long the sequence gets
+    expected = {
+        "static": (True, True),
+        "crossing": (False, True),
+        "long_prompt": (one_long_table, False),
+    }[regime]
     for name, found, equal in (("whole", whole, expected[0]), ("single", single, expected[1])):
         if (found > same) if equal else (found < different):
             raise RuntimeError(f"{regime}: splitting {name} gives rel L2 {found:.2e}, expected equal={equal}")
@@ -271,7 +277,11 @@ def check_generate(model, prompt, tokens):
     fresh_rope(model)
     inputs = torch.tensor([prompt])
     found = model.generate(
-        inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=GREEDY_TOKENS, do_sample=False, pad_token_id=0
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=GREEDY_TOKENS,
+        do_sample=False,
+        pad_token_id=0,
     )
     if found[0].tolist() != prompt + tokens:
         raise RuntimeError("generate() does not give the greedy tokens")
@@ -318,8 +328,8 @@ def write_json(path, value):
     def text(item, depth):
         pad = " " * depth
         if isinstance(item, dict):
-            inner = ",\n".join(f"{pad} {json.dumps(k)}: {text(v, depth + 1)}" for k, v in sorted(item.items()))
-            return "{\n" + inner + f"\n{pad}}}"
+            lines = [f"{pad} {json.dumps(k)}: {text(v, depth + 1)}" for k, v in sorted(item.items())]
+            return "{\n" + ",\n".join(lines) + f"\n{pad}}}"
         if isinstance(item, list) and item and isinstance(item[0], dict):
             return "[\n" + ",\n".join(f"{pad} {text(v, depth + 1)}" for v in item) + f"\n{pad}]"
         return json.dumps(item)
@@ -347,11 +357,12 @@ def write_config(golden, directory):
 
 
 def load(directory):
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
 
 
 def save_checkpoint(golden, model, dtype, directory):
-    """config.json and weights as transformers writes them, then config.json respelled. Returns the model as loaded."""
+    """Writes weights and config.json, then respells config.json. Returns the model as loaded."""
     saved = model.to(DTYPES[dtype])
     saved.config.dtype = DTYPES[dtype]
     saved.save_pretrained(directory, max_shard_size=golden.shard or "1GB")
@@ -427,8 +438,9 @@ def write_golden(golden, seed, prompts, dtype, out):
         directory / "golden.json",
         {"name": name, "seed": seed, "rope": frequencies(model, sequences), "sequences": sequences},
     )
-    print(f"{name}: seed {seed}, min gap {min(s['min_gap'] for s in sequences):.4f}, "
-          f"distinct {[len(set(s['greedy'])) for s in sequences]}, split noise {noise:.1e}", flush=True)  # fmt: skip
+    distinct = [len(set(s["greedy"])) for s in sequences]
+    gap = min(s["min_gap"] for s in sequences)
+    print(f"{name}: seed {seed}, min gap {gap:.4f}, distinct {distinct}, split noise {noise:.1e}", flush=True)
     return {
         "name": name,
         "directory": name,
@@ -465,7 +477,8 @@ def main():
     if not arguments.only:
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         tolerances = {"fp32": {"rel_l2": 1e-5}, "half": {"rel_l2": 2e-2}}
-        write_json(arguments.out / "manifest.json", {"goldens": entries, "made_with": versions, "tolerances": tolerances})
+        manifest = {"goldens": entries, "made_with": versions, "tolerances": tolerances}
+        write_json(arguments.out / "manifest.json", manifest)
 
 
 if __name__ == "__main__":

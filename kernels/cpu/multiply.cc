@@ -5,13 +5,15 @@
 // read at the speed of memory; at many rows each loaded vector is used four to six times. For more rows than a tile has,
 // outputs are taken in panels whose weights stay in the L2 cache while all rows pass, and k in chunks whose rows stay in L1;
 // accumulators wait in memory between chunks, which changes no bit of them.
+//
+// Four streams a row apart defeat the hardware's prefetcher. So the weights that come next are asked for in the order of
+// their addresses, into L2, while these are used: measured on a Zen 4 core, 25 GB/s where the streams alone reach 17.
 #include "kernels/cpu/simd.h"
 
 #include <algorithm>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/multiply.cc"
-#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/widen-inl.h"
@@ -60,10 +62,18 @@ constexpr size_t kChunkStride = kChunk + 16;  // rows a power of two apart would
     if constexpr (kOutputs > 2) c##r##3 = hn::MulAdd(a, w3, c##r##3); \
   }
 
+// Asks for kBytes from p on, whole cache lines.
+template <size_t kBytes>
+HWY_INLINE void fetch(const char* p) {
+  __builtin_prefetch(p, 0, 2);
+  if constexpr (kBytes > 64) fetch<kBytes - 64>(p + 64);
+}
+
 // sums[row][output], vectors of N lanes, kGroup outputs a row: of k elements, begun from zero or resumed. kOutputs 1, 2, 4.
+// Meanwhile fetches as many bytes as it reads from `ahead` on, unless null.
 template <int kRows, int kOutputs, class T>
 HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_RESTRICT w, size_t w_stride, size_t k,
-                     size_t prefetch, bool resume, float* HWY_RESTRICT sums) {
+                     const char* ahead, bool resume, float* HWY_RESTRICT sums) {
   const Float d;
   const size_t N = hn::Lanes(d);
   RONDO_ROWS(RONDO_DECLARE)
@@ -76,11 +86,9 @@ HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_
   const T* HWY_RESTRICT p3 = w + (kOutputs > 2 ? 3 * w_stride : 0);
   size_t i = 0;
   for (; i + N <= k; i += N) {
-    if (prefetch) {
-      hwy::Prefetch(p0 + i + prefetch);
-      if constexpr (kOutputs > 1) hwy::Prefetch(p1 + i + prefetch);
-      if constexpr (kOutputs > 2) hwy::Prefetch(p2 + i + prefetch);
-      if constexpr (kOutputs > 2) hwy::Prefetch(p3 + i + prefetch);
+    if (ahead) {
+      fetch<kOutputs * kMaxLanes * sizeof(T)>(ahead);
+      ahead += kOutputs * N * sizeof(T);
     }
     const Floats w0 = load(d, p0 + i);
     [[maybe_unused]] const Floats w1 = kOutputs > 1 ? load(d, p1 + i) : w0;
@@ -102,20 +110,21 @@ HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_
 
 // `outputs` of a group, 4 but at a matrix's end.
 template <int kRows, class T>
-HWY_INLINE void tile_group(const float* x, size_t x_stride, const T* w, size_t w_stride, size_t k, size_t prefetch, bool resume,
-                           float* sums, size_t outputs) {
+HWY_INLINE void tile_group(const float* x, size_t x_stride, const T* w, size_t w_stride, size_t k, const char* ahead,
+                           bool resume, float* sums, size_t outputs) {
   const size_t N = hn::Lanes(Float());
   if (outputs == kGroup) {
     if constexpr (kManyRegisters || kRows <= 2) {
-      tile<kRows, 4>(x, x_stride, w, w_stride, k, prefetch, resume, sums);
+      tile<kRows, 4>(x, x_stride, w, w_stride, k, ahead, resume, sums);
     } else {
-      tile<kRows, 2>(x, x_stride, w, w_stride, k, prefetch, resume, sums);
-      tile<kRows, 2>(x, x_stride, w + 2 * w_stride, w_stride, k, prefetch, resume, sums + 2 * N);
+      tile<kRows, 2>(x, x_stride, w, w_stride, k, ahead, resume, sums);
+      if (ahead) ahead += 2 * k * sizeof(T);
+      tile<kRows, 2>(x, x_stride, w + 2 * w_stride, w_stride, k, ahead, resume, sums + 2 * N);
     }
     return;
   }
   for (size_t j = 0; j < outputs; ++j)
-    tile<kRows, 1>(x, x_stride, w + j * w_stride, w_stride, k, size_t{0}, resume, sums + j * N);
+    tile<kRows, 1>(x, x_stride, w + j * w_stride, w_stride, k, nullptr, resume, sums + j * N);
 }
 
 void finish(const Product& p, size_t row, size_t rows, size_t output, size_t outputs, const float* sums) {
@@ -138,24 +147,27 @@ template <int kRows, class T>
 HWY_NOINLINE void panel(const Product& p, const T* weights, size_t row, size_t begin, size_t end) {
   HWY_ALIGN float sums[kPanelOutputs * kTileRows * kMaxLanes];
   const size_t N = hn::Lanes(Float()), K = static_cast<size_t>(p.weight.shape[1]);
-  const size_t prefetch = row == 0 ? kGroup * K : 0;  // the next outputs'; later rows find them in the cache
+  const auto address = [&](size_t n) { return reinterpret_cast<const char*>(weights + n * K); };
   const float* x = p.x + row * p.x_stride;
   if (p.rows == kRows) {
     for (size_t n = begin; n < end; n += kGroup) {
       const size_t outputs = std::min(kGroup, end - n);
-      tile_group<kRows>(x, p.x_stride, weights + n * K, K, K, prefetch, false, sums, outputs);
+      tile_group<kRows>(x, p.x_stride, weights + n * K, K, K, address(n + kGroup), false, sums, outputs);
       finish(p, row, kRows, n, outputs, sums);
     }
     return;
   }
   HWY_ALIGN float near[kTileRows * kChunkStride];
-  const size_t group_sums = kRows * kGroup * N;
+  const size_t group_sums = kGroup * kRows * N;
+  const char* ahead = row == 0 ? address(end) : nullptr;  // the next panel, once
   for (size_t k = 0; k < K; k += kChunk) {
     const size_t length = std::min(kChunk, K - k);
     for (size_t r = 0; r < kRows; ++r) memcpy(near + r * kChunkStride, x + r * p.x_stride + k, length * sizeof(float));
-    for (size_t n = begin; n < end; n += kGroup)
-      tile_group<kRows>(near, kChunkStride, weights + n * K + k, K, length, prefetch, k > 0,
+    for (size_t n = begin; n < end; n += kGroup) {
+      tile_group<kRows>(near, kChunkStride, weights + n * K + k, K, length, ahead, k > 0,
                         sums + (n - begin) / kGroup * group_sums, std::min(kGroup, end - n));
+      if (ahead) ahead += kGroup * length * sizeof(T);
+    }
   }
   for (size_t n = begin; n < end; n += kGroup)
     finish(p, row, kRows, n, std::min(kGroup, end - n), sums + (n - begin) / kGroup * group_sums);

@@ -11,8 +11,8 @@ constexpr int kWarps = 4;
 
 // Which table a row's angles come from, or the dynamic kind's base; see kernels/model.h, struct Rope.
 struct RowRope {
-  const float* frequencies;  // null: dynamic, from log2_base
-  float log2_base;
+  const float* frequencies;  // null: dynamic, from base
+  float base;
   float scaling;
 };
 
@@ -23,7 +23,7 @@ __device__ __forceinline__ RowRope row_rope(const RopeTables& rope, int64_t leng
   const float stretch = rope.dynamic_factor * static_cast<float>(length) / static_cast<float>(rope.original_length) -
                         (rope.dynamic_factor - 1.0f);
   const float d = static_cast<float>(head_dim);
-  return {nullptr, log2f(rope.dynamic_theta * powf(stretch, d / (d - 2.0f))), rope.scaling};
+  return {nullptr, rope.dynamic_theta * powf(stretch, d / (d - 2.0f)), rope.scaling};
 }
 
 // The kernel.
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const float f = rope.frequencies ? rope.frequencies[i + j]
-                                       : exp2f(-rope.log2_base * static_cast<float>(2 * (i + j)) / static_cast<float>(D));
+                                       : 1.0f / powf(rope.base, static_cast<float>(2 * (i + j)) / static_cast<float>(D));
       float sine, cosine;
       sincosf(static_cast<float>(row.position) * f, &sine, &cosine);
       sine *= rope.scaling;

@@ -38,10 +38,6 @@
 #define __restrict__ __restrict
 #endif
 
-#define threadIdx (::simt::here.thread)
-#define blockIdx (::simt::here.block)
-#define blockDim (::simt::here.block_dim)
-#define gridDim (::simt::here.grid_dim)
 inline constexpr int warpSize = 32;
 
 namespace simt {

@@ -115,7 +115,9 @@ class Grid {
   Grid& operator=(const Grid&) = delete;
 
   void run_block(uint3 index) {
-    here = {{}, index, block_, grid_, 0, 0};
+    blockIdx = index;
+    blockDim = block_;
+    gridDim = grid_;
     threads_.assign(n_, {});
     warps_.assign((n_ + kWarpSize - 1) / kWarpSize, {});
     for (unsigned i = 0; i < n_; ++i) {
@@ -228,7 +230,7 @@ class Grid {
 
   [[noreturn]] void fail(const char* what, Where at) {
     char text[600];
-    const uint3 t = here.thread, b = here.block;
+    const uint3 t = threadIdx, b = blockIdx;
     std::snprintf(text, sizeof text, "%s: block (%u,%u,%u) thread (%u,%u,%u) at %s:%u", what, b.x, b.y, b.z,
                   t.x, t.y, t.z, at.file ? at.file : "(no barrier or collective yet)", at.line);
     failure_ = text;
@@ -287,7 +289,7 @@ class Grid {
       running_ = slot(--tail_).value;
     }
     threads_[running_].state = State::running;
-    here.thread = threads_[running_].index;
+    threadIdx = threads_[running_].index;
     here.lane = running_ % kWarpSize;
     here.warp = running_ / kWarpSize;
     return true;
@@ -317,7 +319,7 @@ class Grid {
       if (t.state == State::in_collective) ++in_warp, example = &t;
     }
     char text[600];
-    const uint3 b = here.block, t = example->index;
+    const uint3 b = blockIdx, t = example->index;
     std::snprintf(
         text, sizeof text,
         "deadlock in block (%u,%u,%u): %u threads have exited, %u wait at __syncthreads(), %u in a warp "

@@ -10,6 +10,11 @@
 #include <functional>
 #include <stdexcept>
 
+// The built-in variables. Not macros: host code beside a kernel has members of these names
+// (cudaKernelNodeParams).
+inline thread_local uint3 threadIdx, blockIdx;
+inline thread_local dim3 blockDim, gridDim;
+
 namespace simt {
 
 // A kernel did what no kernel may: the message names the block, the thread and the line.
@@ -64,10 +69,8 @@ struct Where {
   }
 };
 
-// The CUDA thread that is running: threadIdx and its like.
+// The CUDA thread that is running, besides its indices.
 struct Here {
-  uint3 thread, block;
-  dim3 block_dim, grid_dim;
   unsigned lane, warp;
 };
 inline thread_local Here here;

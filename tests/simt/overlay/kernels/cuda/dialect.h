@@ -14,6 +14,9 @@
 #include "tests/simt/device.h"
 #include "tests/simt/fake_cudart.h"
 
+// For the few checks of a test that only the stand-in can answer.
+#define RONDO_ON_STAND_IN 1
+
 // Shared variables come from the executor, one allocation of the exact size each, so that AddressSanitizer
 // bounds them.
 #define RONDO_SHARED(name, ...)                                             \

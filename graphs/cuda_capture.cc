@@ -1,0 +1,137 @@
+#include "graphs/cuda_capture.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "buffers/cuda_check.h"
+#include "buffers/error.h"
+
+namespace rondo {
+namespace {
+
+using cuda::check;
+
+// For what is called while an error is on its way already, or by a destructor: the status must not be found by others.
+void release(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+}
+
+class Stopwatch {
+ public:
+  // Milliseconds since the last call, or since it was made.
+  double lap() {
+    const auto now = Clock::now();
+    const double ms = std::chrono::duration<double, std::milli>(now - start_).count();
+    start_ = now;
+    return ms;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+class Graph {
+ public:
+  Graph() = default;
+  ~Graph() {
+    if (graph_) release(cudaGraphDestroy(graph_));
+  }
+  Graph(const Graph&) = delete;  // one owner
+  Graph& operator=(const Graph&) = delete;
+
+  cudaGraph_t get() const { return graph_; }
+  cudaGraph_t* out() { return &graph_; }
+
+ private:
+  cudaGraph_t graph_ = nullptr;
+};
+
+// A capture that is open from construction to end(), or to the end of the scope: whatever happens, the stream is usable again.
+class Capture {
+ public:
+  explicit Capture(cudaStream_t stream) : stream_(stream) {
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    open_ = true;
+  }
+  ~Capture() {
+    if (!open_) return;
+    Graph dropped;
+    release(cudaStreamEndCapture(stream_, dropped.out()));
+  }
+  Capture(const Capture&) = delete;  // it stands for the stream's one capture
+  Capture& operator=(const Capture&) = delete;
+
+  void end(Graph& graph) {
+    open_ = false;
+    check(cudaStreamEndCapture(stream_, graph.out()), "cudaStreamEndCapture, after the step was captured");
+  }
+
+ private:
+  cudaStream_t stream_;
+  bool open_ = false;
+};
+
+class CudaRecording : public Recording {
+ public:
+  CudaRecording(CudaDevice& device, const Graph& graph) : device_(device) {
+    check(cudaGraphInstantiate(&exec_, graph.get(), 0), "cudaGraphInstantiate");
+  }
+  ~CudaRecording() override {
+    if (exec_) release(cudaGraphExecDestroy(exec_));
+  }
+
+  void upload() { check(cudaGraphUpload(exec_, device_.stream()), "cudaGraphUpload"); }
+  void launch() override { check(cudaGraphLaunch(exec_, device_.stream()), "cudaGraphLaunch"); }
+
+ private:
+  CudaDevice& device_;
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+class CudaRecorder : public Recorder {
+ public:
+  explicit CudaRecorder(CudaDevice& device) : device_(device) {}
+
+  std::unique_ptr<Recording> record(const std::function<void()>& step, RecordingCost& cost) override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(device_.stream(), &status), "cudaStreamIsCapturing");
+    if (status != cudaStreamCaptureStatusNone)
+      throw Error(ErrorKind::Misuse, "the device's stream is being captured already: a step cannot be recorded within another");
+
+    RecordingCost found;
+    Stopwatch watch;
+    Graph graph;
+    {
+      Capture capture(device_.stream());
+      step();
+      capture.end(graph);
+    }
+    found.capture_ms = watch.lap();
+
+    size_t nodes = 0;
+    check(cudaGraphGetNodes(graph.get(), nullptr, &nodes), "cudaGraphGetNodes");
+    found.nodes = static_cast<int64_t>(nodes);
+
+    const uint64_t free_before = device_.free_bytes();
+    watch.lap();
+    auto recording = std::make_unique<CudaRecording>(device_, graph);
+    found.instantiate_ms = watch.lap();
+    recording->upload();
+    device_.synchronize();  // or the first launch would pay for the upload, and nobody know what it took
+    found.upload_ms = watch.lap();
+    // Other processes share the device: their releases must not make a negative size of ours.
+    found.device_bytes = std::max<int64_t>(0, static_cast<int64_t>(free_before) - static_cast<int64_t>(device_.free_bytes()));
+    cost = found;
+    return recording;
+  }
+
+ private:
+  CudaDevice& device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Recorder> make_cuda_recorder(CudaDevice& device) { return std::make_unique<CudaRecorder>(device); }
+
+}  // namespace rondo

@@ -1,0 +1,216 @@
+// What the kernel needs.
+#include "kernels/cuda/dialect.h"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/reduce.h"
+#include "kernels/sampling_math.h"
+
+namespace rondo::cuda {
+namespace {
+
+constexpr int kThreads = 1024;
+constexpr int kUnroll = 4;
+constexpr int kDigits = 256;
+constexpr int kCopies = 8;  // of the histogram, so that lanes that hit the same digit rarely hit the same word
+
+struct Larger {
+  template <class V>
+  __device__ __forceinline__ V operator()(V a, V b) const {
+    return a > b ? a : b;
+  }
+};
+
+// A token and its value in one word: the larger word has the larger value, and among equal values the lower token.
+__device__ __forceinline__ uint64_t ranked(float value, uint32_t token) {
+  return static_cast<uint64_t>(order_key(value)) << 32 | ~token;
+}
+__device__ __forceinline__ uint32_t token_of(uint64_t rank) { return ~static_cast<uint32_t>(rank); }
+
+// One row's logits as they are wanted, the repetition penalty applied.
+struct Wanted {
+  const float* logits;
+  const uint32_t* seen;
+  float penalty;
+
+  __device__ __forceinline__ float operator()(uint32_t v) const {
+    const float logit = logits[v];
+    return penalty != 1.0f && (seen[v / 32] >> (v % 32) & 1u) ? penalized_logit(logit, penalty) : logit;
+  }
+};
+
+// 64-bit sums by digit, from 32-bit atomics, which shared memory has in hardware. An integer sum is the same in any order.
+struct Histogram {
+  uint32_t low[kDigits * kCopies];
+  uint32_t high[kDigits * kCopies];
+
+  __device__ __forceinline__ void add(uint32_t digit, uint64_t weight) {
+    const uint32_t at = digit * kCopies + threadIdx.x % kCopies, part = static_cast<uint32_t>(weight);
+    const uint32_t before = atomicAdd(&low[at], part);
+    const uint32_t carried = static_cast<uint32_t>(weight >> 32) + (before + part < before ? 1u : 0u);
+    if (carried) atomicAdd(&high[at], carried);
+  }
+  __device__ __forceinline__ uint64_t sum(uint32_t digit) const {
+    uint64_t total = 0;
+    for (uint32_t i = digit * kCopies; i < (digit + 1) * kCopies; ++i)
+      total += static_cast<uint64_t>(high[i]) << 32 | low[i];
+    return total;
+  }
+};
+
+struct Choice {
+  uint32_t digit;
+  uint64_t above;  // the weight of all keys whose known digits are larger
+};
+
+// The largest digit at which the weights above it and its own reach the target. One warp; every lane has 8 digits.
+__device__ __forceinline__ Choice choose_digit(const Histogram& histogram, uint64_t above, uint64_t target) {
+  constexpr uint32_t kPerLane = kDigits / 32;
+  const uint32_t lane = threadIdx.x % 32, first = kDigits - 1 - lane * kPerLane;  // and downwards from it
+  uint64_t mine = 0;
+  for (uint32_t i = 0; i < kPerLane; ++i) mine += histogram.sum(first - i);
+  uint64_t up_to = mine;  // of this lane's digits and all larger ones
+#pragma unroll
+  for (uint32_t offset = 1; offset < 32; offset *= 2) {
+    const uint64_t other = __shfl_up_sync(kFullWarp, up_to, offset);
+    if (lane >= offset) up_to += other;
+  }
+  const unsigned reached = __ballot_sync(kFullWarp, above + up_to >= target);
+  const int chosen = reached ? __ffs(static_cast<int>(reached)) - 1 : 31;
+  Choice choice{first, above + up_to - mine};
+  for (uint32_t i = 0; i + 1 < kPerLane; ++i) {
+    const uint64_t sum = histogram.sum(choice.digit);
+    if (choice.above + sum >= target) break;
+    choice.above += sum;
+    --choice.digit;
+  }
+  choice.digit = __shfl_sync(kFullWarp, choice.digit, chosen);
+  choice.above = __shfl_sync(kFullWarp, choice.above, chosen);
+  return choice;
+}
+
+// The largest key t such that the weights of all tokens with key >= t add up to at least `target`: 8 bits a pass, most
+// significant first. weight(key, value) of a token. Every thread of the block gets the result.
+template <class Weight>
+__device__ __forceinline__ uint32_t threshold_key(const Wanted& wanted, uint32_t V, uint64_t target, Histogram& histogram,
+                                                  Choice& choice, const Weight& weight) {
+  uint32_t prefix = 0, mask = 0;
+  uint64_t above = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    for (int i = static_cast<int>(threadIdx.x); i < kDigits * kCopies; i += kThreads)
+      histogram.low[i] = histogram.high[i] = 0;
+    __syncthreads();
+    for (uint32_t v = threadIdx.x; v < V; v += kThreads) {
+      const float value = wanted(v);
+      const uint32_t key = order_key(value);
+      if ((key & mask) != prefix) continue;
+      const uint64_t w = weight(key, value);
+      if (w) histogram.add(key >> shift & 255u, w);
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      const Choice found = choose_digit(histogram, above, target);
+      if (threadIdx.x == 0) choice = found;
+    }
+    __syncthreads();
+    prefix |= choice.digit << shift;
+    above = choice.above;
+    mask |= 255u << shift;
+  }
+  return prefix;
+}
+
+// The kernel.
+//
+// sampled[l] from logits[l] [V], as kernels/ops.h says and kernels/sampling_math.h computes: repetition penalty; greedy, or
+// temperature, top_k, top_p, min_p and the largest of gap + Gumbel noise. logprob = logit - max - log(sum exp(logit - max)).
+// Grid [L], block 1024. One pass over the logits finds their maximum, the sum of exponentials and the largest wanted logit,
+// which is all that greedy needs; top_k and top_p take four passes each (radix select over ordered keys), the draw one.
+__global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
+  RONDO_SHARED(floats, float[32]);
+  RONDO_SHARED(words, uint64_t[32]);
+  RONDO_SHARED(histogram, Histogram);
+  RONDO_SHARED(choice, Choice);
+  const int64_t l = blockIdx.x;
+  const Row row = a.rows[a.logit_rows[l]];
+  const SlotParams params = a.slots[row.slot];
+  const uint32_t V = static_cast<uint32_t>(a.vocab_size);
+  const float* logits = a.logits + l * a.vocab_size;
+  const Wanted wanted{logits, a.seen + row.slot * a.seen_words, params.repetition_penalty};
+
+  float max = -INFINITY, sum = 0;
+  uint64_t best = 0;
+  int broken = 0;
+  for (uint32_t base = threadIdx.x; base < V; base += kThreads * kUnroll) {
+    float logit[kUnroll];
+    float top = max;
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const uint32_t v = base + u * kThreads;
+      logit[u] = v < V ? logits[v] : -INFINITY;
+      broken |= logit[u] != logit[u] || logit[u] == INFINITY;
+      top = fmaxf(top, logit[u]);
+      if (v < V) best = Larger()(best, ranked(params.repetition_penalty == 1.0f ? logit[u] : wanted(v), v));
+    }
+    if (top == -INFINITY) continue;
+    sum *= expf(max - top);
+    max = top;
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) sum += expf(logit[u] - max);
+  }
+  const float row_max = block_reduce(max, floats, -INFINITY, Larger());
+  broken = __syncthreads_or(broken);
+  if (broken || row_max == -INFINITY) {
+    if (threadIdx.x == 0) a.sampled[l] = {0, 0.0f, Sampled::kNumerical, 0};
+    return;
+  }
+  const float row_sum = block_reduce(sum * expf(max - row_max), floats, 0.0f, Add());
+  const uint32_t likeliest = token_of(block_reduce(best, words, uint64_t{0}, Larger()));
+
+  uint32_t token = likeliest;
+  if (params.temperature > 0.0f) {
+    const float top = wanted(likeliest);
+    uint32_t least = 0;  // the key of the last token kept
+    if (params.top_k > 0 && static_cast<uint32_t>(params.top_k) < V)
+      least = threshold_key(wanted, V, static_cast<uint64_t>(params.top_k), histogram, choice,
+                            [](uint32_t, float) { return uint64_t{1}; });
+    if (params.top_p < 1.0f) {
+      const auto mass = [=](uint32_t key, float value) {
+        return key >= least ? fixed_probability(scaled_gap(value, top, params.temperature)) : uint64_t{0};
+      };
+      uint64_t total = 0;
+      for (uint32_t v = threadIdx.x; v < V; v += kThreads) {
+        const float value = wanted(v);
+        total += mass(order_key(value), value);
+      }
+      total = block_reduce(total, words, uint64_t{0}, Add());
+      const uint32_t key = threshold_key(wanted, V, top_p_target(params.top_p, total), histogram, choice, mass);
+      least = Larger()(least, key);
+    }
+
+    const auto noise = [=](uint32_t v) {
+      return gumbel_noise(v, static_cast<uint32_t>(row.position), params.seed_low, params.seed_high);
+    };
+    float bar = noise(likeliest);  // high from the start: most tokens cannot reach it with any noise
+    best = ranked(bar, likeliest);
+    for (uint32_t v = threadIdx.x; v < V; v += kThreads) {
+      const float value = wanted(v), gap = scaled_gap(value, top, params.temperature);
+      if (gap + kMaxGumbelNoise < bar || order_key(value) < least) continue;
+      if (params.min_p > 0.0f && !min_p_keeps(gap, params.min_p)) continue;
+      const float noisy = gap + noise(v);
+      best = Larger()(best, ranked(noisy, v));
+      bar = fmaxf(bar, noisy);
+    }
+    token = token_of(block_reduce(best, words, uint64_t{0}, Larger()));
+  }
+  if (threadIdx.x == 0)
+    a.sampled[l] = {static_cast<int32_t>(token), logits[token] - row_max - logf(row_sum), Sampled::kOk, 0};
+}
+
+}  // namespace
+
+// The launcher.
+
+void enqueue_sample(const SampleArgs& args, int logit_rows, cudaStream_t stream) {
+  launch(sample_kernel, dim3(static_cast<unsigned>(logit_rows)), dim3(kThreads), 0, stream, args);
+}
+
+}  // namespace rondo::cuda

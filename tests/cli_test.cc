@@ -1,0 +1,457 @@
+// The program as a user meets it: what it prints, what it refuses, how it ends.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "tests/support.h"
+
+namespace rondo::test {
+namespace {
+
+using Json = nlohmann::json;
+using Arguments = std::vector<std::string>;
+
+// The program running, its standard output and error on pipes.
+class Process {
+ public:
+  explicit Process(const Arguments& arguments) {
+    std::array<int, 2> out{};
+    std::array<int, 2> err{};
+    if (pipe2(out.data(), O_CLOEXEC) != 0 || pipe2(err.data(), O_CLOEXEC) != 0) fail("pipe2");
+    std::vector<char*> argv;
+    std::string program = RONDO_BINARY;
+    argv.push_back(program.data());
+    Arguments copy = arguments;
+    for (std::string& argument : copy) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    pid_ = fork();
+    if (pid_ < 0) fail("fork");
+    if (pid_ == 0) {
+      dup2(out[1], STDOUT_FILENO);
+      dup2(err[1], STDERR_FILENO);
+      execv(argv[0], argv.data());
+      _exit(127);
+    }
+    close(out[1]);
+    close(err[1]);
+    out_ = out[0];
+    err_ = err[0];
+  }
+  ~Process() {
+    close_output();
+    close(err_);
+    if (!waited_) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  Process(const Process&) = delete;  // one process, one owner
+
+  pid_t pid() const { return pid_; }
+
+  char read_byte() {
+    char byte = 0;
+    if (read(out_, &byte, 1) != 1) fail("read");
+    return byte;
+  }
+
+  void close_output() {
+    if (out_ >= 0) close(out_);
+    out_ = -1;
+  }
+
+  struct Result {
+    int status = -1;  // exit status; 1000 + n for death by signal n
+    std::string out;
+    std::string err;
+  };
+
+  // Reads both pipes to their ends, so that neither can block the program.
+  Result finish() {
+    Result result;
+    std::array<pollfd, 2> fds{pollfd{out_, POLLIN, 0}, pollfd{err_, POLLIN, 0}};
+    const std::array<std::string*, 2> texts{&result.out, &result.err};
+    size_t open = out_ >= 0 ? 2 : 1;
+    while (open > 0) {
+      if (poll(fds.data(), fds.size(), -1) < 0) fail("poll");
+      for (size_t i = 0; i < fds.size(); ++i) {
+        if (fds[i].fd < 0 || fds[i].revents == 0) continue;
+        std::array<char, 4096> bytes{};
+        const ssize_t n = read(fds[i].fd, bytes.data(), bytes.size());
+        if (n > 0) {
+          texts[i]->append(bytes.data(), static_cast<size_t>(n));
+        } else {
+          fds[i].fd = -1;
+          --open;
+        }
+      }
+    }
+    int status = 0;
+    if (waitpid(pid_, &status, 0) != pid_) fail("waitpid");
+    waited_ = true;
+    result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    return result;
+  }
+
+ private:
+  [[noreturn]] static void fail(const char* what) {
+    throw std::system_error(errno, std::generic_category(), what);
+  }
+
+  pid_t pid_ = -1;
+  int out_ = -1;
+  int err_ = -1;
+  bool waited_ = false;
+};
+
+Process::Result rondo_program(const Arguments& arguments) { return Process(arguments).finish(); }
+
+// A byte-level shape with random weights, on the CPU.
+Arguments on_cpu(const std::string& command, const std::string& config, const Arguments& more) {
+  Arguments arguments = {command, "--config",   config, "--random-weights", "--device",
+                         "cpu",   "--max-rows", "8",    "--threads",        "2"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TinyConfig::Sizes byte_level() {
+  TinyConfig::Sizes sizes;
+  sizes.vocab = 256;
+  return sizes;
+}
+
+Json parsed(const Process::Result& result) {
+  EXPECT_EQ(result.status, 0) << result.err;
+  return Json::parse(result.out);
+}
+
+void expect_refused(const Arguments& arguments, const std::string& kind, const std::string& naming) {
+  const Process::Result result = rondo_program(arguments);
+  const std::string said = fmt::format("{}: {}", fmt::join(arguments, " "), result.err);
+  EXPECT_EQ(result.status, 2) << said;
+  EXPECT_EQ(result.out, "") << said;
+  EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << "one line: " << said;
+  EXPECT_TRUE(result.err.starts_with("rondo: " + kind + ": ")) << said;
+  EXPECT_NE(result.err.find(naming), std::string::npos) << said;
+}
+
+TEST(Cli, RefusesOptionsOutOfRangeByName) {
+  const std::vector<std::pair<std::string, std::string>> bad = {
+      {"--max-rows", "0"},
+      {"--max-rows", "-1"},
+      {"--max-rows", "8x"},
+      {"--max-rows", "1e3"},
+      {"--max-rows", "99999999999999999999"},
+      {"--max-context", "0"},
+      {"--max-sequences", "2147483648"},
+      {"--max-new-tokens", "-1"},
+      {"--max-new-tokens", ""},
+      {"--threads", "0"},
+      {"--temperature", "-0.5"},
+      {"--temperature", "nan"},
+      {"--temperature", "inf"},
+      {"--temperature", "1e999"},
+      {"--top-k", "-1"},
+      {"--top-p", "0"},
+      {"--top-p", "1.5"},
+      {"--min-p", "-0.1"},
+      {"--min-p", "1.1"},
+      {"--repetition-penalty", "0"},
+      {"--seed", "-1"},
+      {"--seed", "18446744073709551616"},
+      {"--weights-seed", "x"},
+      {"--stop-ids", "1,,2"},
+      {"--device", "gpu"},
+      {"--device", "cuda:"},
+      {"--device", "cuda:-1"},
+      {"--graph", "on"},
+      {"--prompt", ""},
+      {"--prompt-ids", ""},
+      {"--prompt-ids", "1,2,"},
+      {"--prompt-ids", "-1"},
+      {"--prompt-ids", "1 2"},
+      {"--prompt-ids", "2147483648"},
+  };
+  for (const auto& [option, value] : bad) {
+    expect_refused({"generate", "--model", "models/none", option, value}, "InvalidArgument", option);
+  }
+}
+
+TEST(Cli, RefusesCommandLinesThatDoNotFitTogether) {
+  const std::vector<std::pair<Arguments, std::string>> bad = {
+      {{}, "generate, score, inspect or doctor"},
+      {{"decode"}, "\"decode\""},
+      {{"generate", "--prompt", "x"}, "--model"},
+      {{"generate", "--model", "a", "--config", "b", "--prompt", "x"}, "both"},
+      {{"generate", "--config", "a", "--prompt", "x"}, "--random-weights"},
+      {{"generate", "--model", "a", "--random-weights", "--prompt", "x"}, "--config"},
+      {{"generate", "--model", "a", "--weights-seed", "1", "--prompt", "x"}, "--random-weights"},
+      {{"generate", "--model", "a"}, "--prompt"},
+      {{"generate", "--model", "a", "--prompt", "x", "--no-such-option"}, "--no-such-option"},
+      {{"generate", "--model", "a", "--prompt", "x", "--top-k", "1", "--top-k", "2"}, "--top-k"},
+      {{"generate", "--model", "a", "--prompt", "x", "stray"}, "stray"},
+      {{"score", "--model", "a"}, "found 0"},
+      {{"score", "--model", "a", "--prompt", "x", "--prompt-ids", "1"}, "found 2"},
+      {{"inspect"}, "--config"},
+      {{"inspect", "--config", "a", "--device", "auto"}, "cpu or cuda"},
+  };
+  for (const auto& [arguments, naming] : bad) expect_refused(arguments, "InvalidArgument", naming);
+}
+
+TEST(Cli, RefusesModelsAndTokensThatAreNotThere) {
+  const TinyConfig config;
+  expect_refused({"generate", "--model", "/no/such/model", "--prompt", "x"}, "InvalidModel",
+                 "/no/such/model");
+  expect_refused({"inspect", "--config", "/no/such/config.json"}, "InvalidModel", "/no/such/config.json");
+  expect_refused(on_cpu("generate", config.path(), {"--prompt-ids", "320"}), "InvalidArgument", "320");
+  expect_refused(on_cpu("score", config.path(), {"--prompt-ids", "1", "--top", "321"}), "InvalidArgument",
+                 "--top");
+}
+
+TEST(Cli, TextForAModelWithATokenizerPointsToTokenIds) {
+  const TinyConfig config;  // 320 tokens: not bytes
+  expect_refused(on_cpu("generate", config.path(), {"--prompt", "x"}), "InvalidArgument", "--prompt-ids");
+}
+
+TEST(Cli, HelpAndVersionAreNoErrors) {
+  const Process::Result help = rondo_program({"--help"});
+  EXPECT_EQ(help.status, 0);
+  for (const char* command : {"generate", "score", "inspect", "doctor"}) {
+    EXPECT_NE(help.out.find(command), std::string::npos) << command;
+  }
+  EXPECT_EQ(rondo_program({"generate", "--help"}).status, 0);
+  EXPECT_TRUE(rondo_program({"--version"}).out.starts_with("rondo 0."));
+}
+
+TEST(Cli, DoctorSaysWhichBackendAutoTakes) {
+  const Process::Result doctor = rondo_program({"doctor"});
+  EXPECT_EQ(doctor.status, 0) << doctor.err;
+  EXPECT_NE(doctor.out.find("auto"), std::string::npos) << doctor.out;
+  EXPECT_EQ(doctor.err, "");
+}
+
+TEST(Cli, JsonHoldsIdsTextReasonsTimingsAndCounters) {
+  const TinyConfig config(byte_level());
+  const Json json = parsed(rondo_program(on_cpu("generate", config.path(),
+                                                {"--prompt", "{}", "--prompt-ids", "1,2,3", "--prompt", "[a]",
+                                                 "--max-new-tokens", "5", "--ignore-eos", "--json"})));
+  const Json& sequences = json.at("sequences");
+  ASSERT_EQ(sequences.size(), 3u);
+  EXPECT_EQ(sequences[0].at("prompt_ids"), Json({123, 125}));
+  EXPECT_EQ(sequences[1].at("prompt_ids"), Json({1, 2, 3}));
+  EXPECT_EQ(sequences[2].at("prompt_ids"), Json({91, 97, 93}));
+  for (const Json& sequence : sequences) {
+    EXPECT_EQ(sequence.at("ids").size(), 5u);
+    EXPECT_EQ(sequence.at("finish_reason"), "length");
+    EXPECT_TRUE(sequence.at("text").is_string());
+    ASSERT_EQ(sequence.at("logprobs").size(), 5u);
+    for (const Json& logprob : sequence.at("logprobs")) EXPECT_LE(logprob.get<double>(), 0);
+  }
+  EXPECT_EQ(json.at("timings").at("tokens"), 15);
+  EXPECT_EQ(json.at("timings").at("prompt_tokens"), 8);
+  EXPECT_GT(json.at("timings").at("load_ms").get<double>(), 0);
+  EXPECT_EQ(json.at("stats").at("tokens"), 15);
+  EXPECT_EQ(json.at("stats").at("backend"), "cpu");
+  const Json& stats = json.at("stats");
+  EXPECT_EQ(stats.at("steps").get<int>(), stats.at("replays").get<int>() + stats.at("eager_off").get<int>());
+}
+
+TEST(Cli, ASequenceIsTheSameAloneAndInABatch) {
+  const TinyConfig config;
+  const Arguments sampling = {"--temperature", "1", "--max-new-tokens", "12", "--ignore-eos", "--json"};
+  const auto generate = [&](Arguments prompts) {
+    prompts.insert(prompts.end(), sampling.begin(), sampling.end());
+    return parsed(rondo_program(on_cpu("generate", config.path(), prompts))).at("sequences");
+  };
+  const Json batch = generate({"--prompt-ids", "1,2,3", "--prompt-ids", "7", "--seed", "5"});
+  const Json first = generate({"--prompt-ids", "1,2,3", "--seed", "5"});
+  const Json second = generate({"--prompt-ids", "7", "--seed", "6"});  // sequence i samples with seed + i
+  EXPECT_EQ(batch[0], first[0]);
+  EXPECT_EQ(batch[1], second[0]);
+}
+
+TEST(Cli, StopIdsEndASequence) {
+  const TinyConfig config;
+  const Arguments plain = {"--prompt-ids", "4,5", "--max-new-tokens", "6", "--ignore-eos", "--json"};
+  const Json ids =
+      parsed(rondo_program(on_cpu("generate", config.path(), plain))).at("sequences")[0].at("ids");
+  Arguments stopping = plain;
+  stopping.insert(stopping.end(), {"--stop-ids", ids[0].dump()});
+  const Json stopped = parsed(rondo_program(on_cpu("generate", config.path(), stopping))).at("sequences")[0];
+  EXPECT_EQ(stopped.at("finish_reason"), "stop");
+  EXPECT_LE(stopped.at("ids").size(), 1u);
+}
+
+TEST(Cli, TextOfOneSequenceIsTheAnswerAlone) {
+  const std::string model = (kSource / "models/demo").string();
+  const Process::Result one =
+      rondo_program({"generate", "--model", model, "--device", "cpu", "--prompt", "36+79="});
+  EXPECT_EQ(one.status, 0) << one.err;
+  EXPECT_EQ(one.out, "115\n");
+  EXPECT_EQ(one.err.find('\n'), one.err.size() - 1) << "one line of figures: " << one.err;
+  EXPECT_NE(one.err.find("tokens/s"), std::string::npos) << one.err;
+}
+
+TEST(Cli, SeveralSequencesAreLinesInTheOrderOfTheirPrompts) {
+  const std::string model = (kSource / "models/demo").string();
+  const Process::Result two = rondo_program(
+      {"generate", "--model", model, "--device", "cpu", "--prompt", "sort 9 8 7 6=", "--prompt", "36+79="});
+  EXPECT_EQ(two.status, 0) << two.err;
+  EXPECT_EQ(two.out, "[0] sort 9 8 7 6=6 7 8 9\n[1] 36+79=115\n");
+}
+
+TEST(Cli, NoNewTokensIsAnEmptyAnswer) {
+  const TinyConfig config;
+  const Json json = parsed(rondo_program(
+      on_cpu("generate", config.path(), {"--prompt-ids", "1", "--max-new-tokens", "0", "--json"})));
+  EXPECT_EQ(json.at("sequences")[0].at("ids"), Json::array());
+  EXPECT_EQ(json.at("sequences")[0].at("finish_reason"), "length");
+}
+
+// The prompt is longer than the row limit, so that positions come from several steps.
+TEST(Cli, ScoresAreTheFullSoftmaxOfEveryPosition) {
+  const TinyConfig config;
+  const std::vector<int32_t> prompt = some_tokens(20, 320, 7);
+  const std::string ids = fmt::format("{}", fmt::join(prompt, ","));
+  const Json positions =
+      parsed(rondo_program(on_cpu("score", config.path(), {"--prompt-ids", ids, "--top", "320", "--json"})))
+          .at("positions");
+  ASSERT_EQ(positions.size(), prompt.size());
+  EXPECT_TRUE(positions[0].at("logprob").is_null());
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    EXPECT_EQ(positions[i].at("position"), i);
+    EXPECT_EQ(positions[i].at("token"), prompt[i]);
+    double sum = 0;
+    double before = 0;
+    Json next;
+    for (const Json& entry : positions[i].at("top")) {
+      const double logprob = entry.at("logprob");
+      EXPECT_LE(logprob, before) << "likeliest first";
+      before = logprob;
+      sum += std::exp(logprob);
+      if (i + 1 < prompt.size() && entry.at("token") == prompt[i + 1]) next = entry.at("logprob");
+    }
+    // Each log-probability is one rounding to fp32 away from the truth: below 2^-24 of its size, and those
+    // that weigh are below 16 in size.
+    EXPECT_NEAR(sum, 1, 16 * std::ldexp(1, -24));
+    if (i + 1 < prompt.size()) {
+      EXPECT_EQ(positions[i + 1].at("logprob"), next);
+    }
+  }
+}
+
+TEST(Cli, GreedyTokensAreTheLikeliestOfScore) {
+  const TinyConfig config;
+  const Json made = parsed(rondo_program(on_cpu(
+                               "generate", config.path(),
+                               {"--prompt-ids", "9,8,7", "--max-new-tokens", "1", "--ignore-eos", "--json"})))
+                        .at("sequences")[0];
+  const Json scored = parsed(
+      rondo_program(on_cpu("score", config.path(), {"--prompt-ids", "9,8,7", "--top", "1", "--json"})));
+  const Json likeliest = scored.at("positions")[2].at("top")[0];
+  EXPECT_EQ(made.at("ids")[0], likeliest.at("token"));
+  // The same logits, normalised in two places: sums of 320 fp32 terms may differ by 320 roundings of 2^-24
+  // each.
+  EXPECT_NEAR(made.at("logprobs")[0].get<double>(), likeliest.at("logprob").get<double>(),
+              320 * std::ldexp(1, -24));
+}
+
+TEST(Cli, InspectTotalsAreWhatTheEngineAllocates) {
+  const TinyConfig config;
+  const Json plan =
+      parsed(rondo_program({"inspect", "--config", config.path(), "--device", "cpu", "--max-rows", "8",
+                            "--max-sequences", "3", "--max-context", "100", "--threads", "2", "--json"}));
+  const Json run = parsed(rondo_program(on_cpu("generate", config.path(),
+                                               {"--prompt-ids", "1", "--max-new-tokens", "1",
+                                                "--max-sequences", "3", "--max-context", "100", "--json"})));
+  EXPECT_EQ(plan.at("totals").at("total_bytes"), run.at("stats").at("device_bytes"));
+  uint64_t total = 0;
+  for (const Json& arena : plan.at("arenas")) {
+    total += arena.at("bytes").get<uint64_t>();
+    uint64_t end = 0;
+    for (const Json& buffer : arena.at("buffers")) {
+      EXPECT_GE(buffer.at("offset").get<uint64_t>(), end) << buffer;
+      end = buffer.at("offset").get<uint64_t>() + buffer.at("bytes").get<uint64_t>();
+    }
+    EXPECT_LE(end, arena.at("bytes").get<uint64_t>()) << arena.at("name");
+  }
+  EXPECT_EQ(plan.at("totals").at("total_bytes"), total);
+}
+
+TEST(Cli, InspectKnowsEveryShapeThatShips) {
+  size_t shapes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kSource / "models")) {
+    if (entry.path().extension() != ".json") continue;
+    ++shapes;
+    const Json plan = parsed(rondo_program({"inspect", "--config", entry.path().string(), "--json"}));
+    EXPECT_GT(plan.at("totals").at("weights_bytes").get<uint64_t>(), 500'000'000u) << entry.path();
+    EXPECT_EQ(rondo_program({"inspect", "--config", entry.path().string()}).status, 0) << entry.path();
+  }
+  EXPECT_EQ(shapes, 6u);
+}
+
+// A shape whose run prints more than a pipe holds, so that it cannot end before it is read.
+struct LongRun {
+  TinyConfig config{[] {
+    TinyConfig::Sizes sizes;
+    sizes.max_positions = 1 << 15;
+    return sizes;
+  }()};
+  Arguments arguments = on_cpu("generate", config.path(),
+                               {"--prompt-ids", "1", "--ignore-eos", "--max-context", "32768",
+                                "--max-new-tokens", "32000", "--temperature", "5"});
+};
+
+TEST(Cli, AClosedPipeEndsItQuietly) {
+  const LongRun run;
+  Process process(run.arguments);
+  process.read_byte();
+  process.close_output();
+  const Process::Result result = process.finish();
+  EXPECT_EQ(result.status, 0);
+  EXPECT_EQ(result.err, "");
+}
+
+TEST(Cli, ASignalEndsItBetweenTwoSteps) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const LongRun run;
+    Process process(run.arguments);
+    process.read_byte();
+    ASSERT_EQ(kill(process.pid(), signal), 0);
+    const Process::Result result = process.finish();
+    EXPECT_EQ(result.status, 128 + signal) << result.err;
+    EXPECT_TRUE(result.out.ends_with("\n")) << "a torn line";
+    EXPECT_NE(result.err.find("tokens/s"), std::string::npos) << result.err;
+  }
+}
+
+TEST(Cli, AFullDiskIsAnError) {
+  const int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+  if (full < 0) GTEST_SKIP() << "there is no /dev/full here";
+  close(full);
+  const TinyConfig config;
+  std::string command = RONDO_BINARY;
+  for (const std::string& argument : on_cpu("generate", config.path(), {"--prompt-ids", "1"})) {
+    command += " '" + argument + "'";
+  }
+  const int status = std::system((command + " >/dev/full 2>/dev/null").c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 2);
+}
+
+}  // namespace
+}  // namespace rondo::test
