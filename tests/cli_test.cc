@@ -129,8 +129,8 @@ Arguments on_cpu(const std::string& command, const std::string& config, const Ar
   return arguments;
 }
 
-TinyConfig::Sizes byte_level() {
-  TinyConfig::Sizes sizes;
+TinySizes byte_level() {
+  TinySizes sizes;
   sizes.vocab = 256;
   return sizes;
 }
@@ -215,7 +215,7 @@ TEST(Cli, RefusesCommandLinesThatDoNotFitTogether) {
 
 TEST(Cli, RefusesModelsAndTokensThatAreNotThere) {
   const TinyConfig config;
-  expect_refused({"generate", "--model", "/no/such/model", "--prompt", "x"}, "InvalidModel",
+  expect_refused({"generate", "--model", "/no/such/model", "--prompt", "x"}, "InvalidArgument",
                  "/no/such/model");
   expect_refused({"inspect", "--config", "/no/such/config.json"}, "InvalidModel", "/no/such/config.json");
   expect_refused(on_cpu("generate", config.path(), {"--prompt-ids", "320"}), "InvalidArgument", "320");
@@ -408,7 +408,7 @@ TEST(Cli, InspectKnowsEveryShapeThatShips) {
 // A shape whose run prints more than a pipe holds, so that it cannot end before it is read.
 struct LongRun {
   TinyConfig config{[] {
-    TinyConfig::Sizes sizes;
+    TinySizes sizes;
     sizes.max_positions = 1 << 15;
     return sizes;
   }()};

@@ -68,7 +68,7 @@ TEST(MemoryPlan, ShippedShapesHaveTheirPublishedSizes) {
 TEST(MemoryPlan, AnAbsurdContextIsRefusedBeforeAnythingIsAllocated) {
   const TinyConfig config;
   EngineOptions options = test::tiny_options(DeviceKind::Cpu);
-  options.kv_positions = int64_t{1} << 34;
+  options.kv_positions = int64_t{1} << 33;
   try {
     EngineCore core(config.path(), options);
     FAIL() << "expected OutOfMemory";

@@ -40,18 +40,27 @@ struct Golden {
   std::string directory() const { return (kGoldens / name).string(); }
 };
 
-inline std::vector<Golden> load_goldens() {
+// All of them, or those of one tolerance class.
+inline std::vector<Golden> load_goldens(const std::string& tolerance_class = "") {
   std::vector<Golden> goldens;
   const auto manifest = read_json(kGoldens / "manifest.json");
   for (const auto& entry : manifest.at("goldens")) {
     Golden golden;
     golden.name = entry.at("directory");
     golden.tolerance_class = entry.at("tolerance");
+    if (!tolerance_class.empty() && golden.tolerance_class != tolerance_class) continue;
     golden.tolerance = manifest.at("tolerances").at(golden.tolerance_class).at("rel_l2");
     golden.sequences = read_json(kGoldens / golden.name / "golden.json").at("sequences");
     goldens.push_back(golden);
   }
   return goldens;
+}
+
+inline std::string golden_name(const testing::TestParamInfo<Golden>& golden) {
+  std::string name = golden.param.name;
+  for (char& c : name)
+    if (!isalnum(static_cast<unsigned char>(c))) c = '_';
+  return name;
 }
 
 inline EngineOptions golden_options(DeviceKind device, int max_rows) {
@@ -111,6 +120,18 @@ inline void expect_decoding(EngineCore& core, const Golden& golden, const nlohma
     EXPECT_EQ(core.scheduler().sequence(id).tokens, expected_tokens) << golden.name;
   }
   core.scheduler().remove(id);
+}
+
+// All sequences of a golden at once.
+inline void expect_batch(Engine& engine, const Golden& golden) {
+  std::vector<Request> requests;
+  std::vector<std::vector<int32_t>> expected;
+  for (const auto& sequence : golden.sequences) {
+    const auto prompt = sequence.at("prompt").get<std::vector<int32_t>>();
+    expected.push_back(sequence.at("sequence").get<std::vector<int32_t>>());
+    requests.push_back(greedy(prompt, static_cast<int>(expected.back().size() - prompt.size())));
+  }
+  EXPECT_EQ(generate(engine, requests), expected);
 }
 
 }  // namespace rondo::test

@@ -22,16 +22,17 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
   return nlohmann::json::parse(in);
 }
 
+struct TinySizes {
+  int hidden = 64, intermediate = 96, layers = 2, heads = 4, kv_heads = 2, head_dim = 16, vocab = 320;
+  int max_positions = 256;
+  const char* dtype = "float32";
+  bool tied = true;
+};
+
 // A config.json of a small llama in a temporary file that goes with the object.
 class TinyConfig {
  public:
-  struct Sizes {
-    int hidden = 64, intermediate = 96, layers = 2, heads = 4, kv_heads = 2, head_dim = 16, vocab = 320;
-    int max_positions = 256;
-    const char* dtype = "float32";
-    bool tied = true;
-  };
-  explicit TinyConfig(const Sizes& s = {}) {
+  explicit TinyConfig(const TinySizes& s = {}) {
     static int number = 0;
     path_ = std::filesystem::temp_directory_path() / fmt::format("rondo-test-{}-{}.json", getpid(), number++);
     std::ofstream(path_) << nlohmann::json{{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"},

@@ -80,15 +80,15 @@ LogitStats logit_stats(const float* logits, size_t n) {
   const size_t whole = n / N * N;
   memcpy(last, logits + whole, (n - whole) * sizeof(float));
 
-  Floats max = hn::LoadU(d, last), differs = hn::Zero(d);
+  Floats max = hn::LoadU(d, last), nans = hn::Zero(d);
   const auto look = [&](Floats v) HWY_ATTR {
-    differs = hn::Or(differs, hn::VecFromMask(d, hn::Ne(v, v)));  // only a NaN differs from itself
+    nans = hn::Or(nans, hn::VecFromMask(d, hn::IsNaN(v)));  // Ne(v, v) is not: x86 compares ordered
     max = hn::Max(max, v);
   };
   look(max);
   for (size_t i = 0; i < whole; i += N) look(hn::LoadU(d, logits + i));
   LogitStats stats;
-  const bool has_nan = !hn::AllFalse(d, hn::MaskFromVec(differs));
+  const bool has_nan = !hn::AllFalse(d, hn::MaskFromVec(nans));
   if (has_nan) return stats;
   stats.max = hn::GetLane(hn::MaxOfLanes(d, max));
   if (!std::isfinite(stats.max)) return stats;

@@ -23,7 +23,7 @@ constexpr int kL2Bytes = 50 * 1024 * 1024;
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  Call call("cudaGetDeviceCount");
+  Call call("cudaGetDeviceCount", Call::Device::not_asked);
   *count = 0;
   if (call.refused()) return call.refused();
   *count = runtime().device.count;
@@ -31,7 +31,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  Call call("cudaGetDevice");
+  Call call("cudaGetDevice", Call::Device::not_asked);
   if (call.refused()) return call.refused();
   *device = 0;
   return cudaSuccess;

@@ -81,11 +81,7 @@ const char* cudaGetErrorString(cudaError_t error) {
   return full.c_str();
 }
 
-cudaError_t cudaPeekAtLastError() {
-  using namespace fake::detail;
-  std::lock_guard lock(runtime().mutex);
-  return runtime().broken ? runtime().broken : last_error();
-}
+cudaError_t cudaPeekAtLastError() { return fake::detail::last_error(); }
 
 cudaError_t cudaGetLastError() {
   const cudaError_t e = cudaPeekAtLastError();

@@ -288,7 +288,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  Call call("cudaGraphDestroy");
+  Call call("cudaGraphDestroy", Call::Device::not_asked);
   if (call.nothing_exists()) return call.refused();
   CUgraph_st* g = find_graph(graph);
   if (!g) return call.result(cudaErrorInvalidValue);
@@ -298,7 +298,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {  // work in flight goes on: it holds the nodes
-  Call call("cudaGraphExecDestroy");
+  Call call("cudaGraphExecDestroy", Call::Device::not_asked);
   if (call.nothing_exists()) return call.refused();
   CUgraphExec_st* x = find_exec(exec);
   if (!x) return call.result(cudaErrorInvalidValue);

@@ -120,7 +120,9 @@ cudaError_t& last_error();
 // Opens every function: takes the lock, counts the call, and says whether it must fail before it begins.
 class Call {
  public:
-  explicit Call(const char* api);
+  // A broken device fails every call, save a few that never ask it.
+  enum class Device { asked, not_asked };
+  explicit Call(const char* api, Device device = Device::asked);
   // Not cudaSuccess: return it, unless the call releases something.
   cudaError_t refused() const { return refused_; }
   // There is nothing to release: a forked child, or no device at all.

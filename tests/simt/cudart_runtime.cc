@@ -144,7 +144,7 @@ cudaError_t failed(cudaError_t e) {
   return e;
 }
 
-Call::Call(const char* api) {
+Call::Call(const char* api, Device device) {
   Runtime& r = runtime();
   if (getpid() != r.process) {  // before the lock: a thread that does not exist here may hold it
     refused_ = failed(cudaErrorInitializationError);
@@ -160,9 +160,9 @@ Call::Call(const char* api) {
   else if (r.device.count == 0)
     refused_ = cudaErrorNoDevice;
   nothing_exists_ = refused_ != cudaSuccess;
-  if (!refused_)
-    refused_ =
-        r.broken ? (r.was_reset_broken ? cudaErrorDevicesUnavailable : r.broken) : cudaError_t(planted);
+  if (!refused_ && r.was_reset_broken) refused_ = cudaErrorDevicesUnavailable;
+  if (!refused_ && device == Device::asked) refused_ = r.broken;
+  if (!refused_) refused_ = cudaError_t(planted);
   if (refused_) failed(refused_);
 }
 

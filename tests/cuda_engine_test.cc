@@ -1,0 +1,267 @@
+// The whole engine on the CUDA backend: load, capture, replay. The same text runs on the stand-in in CI and on a real GPU,
+// where there is one; the case numbers are those of tests/README.md.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "buffers/cuda_device.h"
+#include "tests/parity.h"
+
+namespace rondo {
+namespace {
+
+using test::generate;
+using test::greedy;
+using test::some_tokens;
+using test::TinyConfig;
+using test::tiny_options;
+
+constexpr int kVocab = 320;
+
+class CudaEngine : public testing::Test {
+ protected:
+  void SetUp() override {
+    const CudaReport report = probe_cuda();
+    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
+  }
+
+  EngineOptions options(GraphMode graph = GraphMode::Auto) {
+    EngineOptions o = tiny_options(DeviceKind::Cuda);
+    o.graph = graph;
+    o.buckets = {1, 2, 4};
+    o.max_rows = 4;
+    return o;
+  }
+  std::vector<Request> requests() {
+    return {greedy(some_tokens(5, kVocab, 1), 12), greedy(some_tokens(2, kVocab, 2), 12), greedy(some_tokens(9, kVocab, 3), 12)};
+  }
+  TinyConfig config_;
+};
+
+TEST_F(CudaEngine, ThirtyTwoTokensInABatchAreTheCpuBackends) {
+  const std::vector<Request> work = {greedy(some_tokens(5, kVocab, 1), 32), greedy(some_tokens(11, kVocab, 2), 32)};
+  EngineOptions cpu = options();
+  cpu.device = DeviceKind::Cpu;
+  Engine host = Engine::open(config_.path(), cpu), device = Engine::open(config_.path(), options(GraphMode::Require));
+  EXPECT_EQ(generate(device, work), generate(host, work));
+  const Stats stats = device.stats();
+  EXPECT_EQ(stats.replays, stats.steps);
+  EXPECT_EQ(stats.eager_off, 0u);
+}
+
+TEST_F(CudaEngine, GoldensOfTransformersInEveryDtype) {
+  for (const char* name : {"llama-default", "llama-default-bf16", "llama-default-f16", "qwen3-default"}) {
+    for (const test::Golden& golden : test::load_goldens()) {
+      if (golden.name != name) continue;
+      EngineCore core(golden.directory(), test::golden_options(DeviceKind::Cuda, 8));
+      test::expect_prompt_logits(core, golden, golden.sequences[0]);
+    }
+  }
+}
+
+// Case 25: outputs poisoned first, every bucket, positions 0 and 1, both sides of a page's edge, and the last.
+TEST_F(CudaEngine, B25_ReplayIsEagerBitForBit) {
+  EngineOptions o = options();
+  o.max_context = 32;
+  EngineCore replayed(config_.path(), o);
+  o.graph = GraphMode::Off;
+  EngineCore eager(config_.path(), o);
+  const auto run = [&](EngineCore& core) {
+    std::vector<std::vector<float>> seen;
+    for (int rows : {1, 2, 3, 4})
+      for (int start : {0, 1, 6, 7, 8, 28}) {
+        const View logits = core.buffers().logits, sampled = core.buffers().sampled;
+        std::vector<SequenceId> ids;
+        // One prompt that fills the positions, then `rows` sequences that draw at once.
+        for (int i = 0; i < rows; ++i)
+          ids.push_back(core.scheduler().add(greedy(some_tokens(start + 1, kVocab, static_cast<uint32_t>(i)), 3)));
+        while (core.scheduler().busy()) {
+          core.device().fill(logits.data, 0xff, logits.bytes());
+          core.device().fill(sampled.data, 0xff, sampled.bytes());
+          core.step();
+          std::vector<float> host(logits.bytes() / sizeof(float));
+          core.device().read(host.data(), logits.data, logits.bytes());
+          core.device().synchronize();
+          seen.push_back(host);
+        }
+        for (SequenceId id : ids) core.scheduler().remove(id);
+      }
+    return seen;
+  };
+  const auto a = run(replayed), b = run(eager);
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i)
+    ASSERT_EQ(std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)), 0) << "step " << i;
+  EXPECT_GT(replayed.stats().replays, 0u);
+  EXPECT_EQ(replayed.stats().eager_off, 0u);
+  EXPECT_EQ(eager.stats().replays, 0u);
+}
+
+TEST_F(CudaEngine, B11_PaddingChangesNoBit) {
+  EngineOptions o = options();
+  o.buckets = {4};
+  EngineCore padded(config_.path(), o);
+  const Row row{7, 0, 1, 1};
+  const auto logits_of = [&](int rows) {  // the first row's, of a step whose other rows are other sequences or padding
+    std::vector<SequenceId> ids;
+    for (int i = 0; i < rows; ++i) ids.push_back(padded.scheduler().add(greedy({row.token + i}, 2)));
+    padded.step();
+    std::vector<float> host(kVocab);
+    padded.device().read(host.data(), padded.buffers().logits.data, kVocab * sizeof(float));
+    padded.device().synchronize();
+    for (SequenceId id : ids) padded.scheduler().remove(id);
+    return host;
+  };
+  const auto alone = logits_of(1), among = logits_of(4);
+  EXPECT_EQ(std::memcmp(alone.data(), among.data(), kVocab * sizeof(float)), 0);
+}
+
+TEST_F(CudaEngine, B17_WhatLiesInMemoryBeforeDoesNotReachAToken) {
+  const auto prompt = some_tokens(11, kVocab, 7);
+  EngineCore clean(config_.path(), options()), core(config_.path(), options());
+  const auto clean_id = clean.scheduler().add(greedy(prompt, 12));
+  while (clean.scheduler().busy()) clean.step();
+  const auto poison = [&](const View& view) { core.device().fill(view.data, 0xff, view.bytes()); };
+  for (const Layer& layer : core.model().layers) {
+    poison(layer.pages.k);
+    poison(layer.pages.v);
+  }
+  const auto id = core.scheduler().add(greedy(prompt, 12));
+  while (core.scheduler().busy()) {
+    const StepBuffers& b = core.buffers();
+    for (const View& view : {b.x, b.norm, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o, b.partial_ml, b.logits, b.sampled}) poison(view);
+    core.step();
+  }
+  EXPECT_EQ(core.scheduler().sequence(id).tokens, clean.scheduler().sequence(clean_id).tokens);
+}
+
+TEST_F(CudaEngine, B26_GraphEagerLazyAndAFreshEngineGiveTheSameTokens) {
+  Engine first = Engine::open(config_.path(), options());
+  const auto expected = generate(first, requests());
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(generate(first, requests()), expected);
+  for (GraphMode graph : {GraphMode::Off, GraphMode::Lazy, GraphMode::Require}) {
+    Engine engine = Engine::open(config_.path(), options(graph));
+    EXPECT_EQ(generate(engine, requests()), expected) << static_cast<int>(graph);
+  }
+}
+
+TEST_F(CudaEngine, SampledTokensAreTheSameEagerAndReplayed) {
+  Request request = greedy(some_tokens(4, kVocab, 15), 20);
+  request.sampling = {.temperature = 0.9f, .top_k = 40, .top_p = 0.95f, .min_p = 0.01f, .repetition_penalty = 1.1f, .seed = 42};
+  Engine replayed = Engine::open(config_.path(), options()), eager = Engine::open(config_.path(), options(GraphMode::Off));
+  const auto alone = generate(replayed, {request}).front();
+  EXPECT_EQ(generate(eager, {request}).front(), alone);
+  EXPECT_EQ(generate(replayed, {greedy(some_tokens(9, kVocab, 16), 20), request})[1], alone);
+}
+
+TEST_F(CudaEngine, AddressesAreTheSameAfterAThousandSteps) {
+#ifdef RONDO_SIMT
+  const TinyConfig small({.hidden = 16, .intermediate = 16, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 8, .vocab = 32});
+  const int vocab = 32;
+#else
+  const TinyConfig& small = config_;
+  const int vocab = kVocab;
+#endif
+  EngineOptions o = options();
+  o.buckets = {1};
+  o.max_rows = o.max_sequences = 1;
+  EngineCore core(small.path(), o);
+  const auto addresses = [&] {
+    std::vector<const void*> all;
+    for (const Arena* arena : core.arenas())
+      for (const Placement& p : arena->placements()) all.push_back(static_cast<const std::byte*>(arena->data()) + p.offset);
+    all.push_back(core.buffers().rows.data);
+    all.push_back(core.buffers().sampled.data);
+    return all;
+  };
+  const auto before = addresses();
+  const uint64_t free_before = core.device().free_bytes();
+  const auto prompt = some_tokens(3, vocab, 5);
+  std::vector<int32_t> first;
+  while (core.stats().steps < 1000) {
+    const auto id = core.scheduler().add(greedy(prompt, 50));
+    while (core.scheduler().busy()) core.step();
+    if (first.empty()) first = core.scheduler().sequence(id).tokens;
+    ASSERT_EQ(core.scheduler().sequence(id).tokens, first);
+    core.scheduler().remove(id);
+  }
+  EXPECT_EQ(addresses(), before);
+  EXPECT_EQ(core.device().free_bytes(), free_before);
+  EXPECT_EQ(core.stats().replays, core.stats().steps);
+}
+
+TEST_F(CudaEngine, B21_AnotherThreadMayAllocateWhileGraphsAreCaptured) {
+  std::atomic<bool> stop{false}, failed{false};
+  std::thread other([&] {
+    cudaSetDevice(0);
+    while (!stop) {
+      void* p = nullptr;
+      if (cudaMalloc(&p, 4096) != cudaSuccess || cudaFree(p) != cudaSuccess) failed = true;
+    }
+  });
+  Engine engine = Engine::open(config_.path(), options(GraphMode::Require));
+  stop = true;
+  other.join();
+  EXPECT_FALSE(failed);
+  EXPECT_EQ(engine.stats().buckets.size(), 3u);
+}
+
+TEST_F(CudaEngine, B22_TheCallersOwnCaptureIsLeftAlone) {
+  cudaStream_t stream;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  Engine engine = Engine::open(config_.path(), options());
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), cudaSuccess);
+  const auto tokens = generate(engine, requests());
+  cudaGraph_t graph = nullptr;
+  EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  EXPECT_EQ(generate(engine, requests()), tokens);
+}
+
+TEST_F(CudaEngine, B36_AnEngineMayGoWithAReplayInFlight) {
+  const auto expected = [&] {
+    Engine engine = Engine::open(config_.path(), options());
+    return generate(engine, requests());
+  }();
+  for (int i = 0; i < 3; ++i) {
+    Engine engine = Engine::open(config_.path(), options());
+    engine.add(requests()[0]);
+    engine.step();
+  }
+  Engine engine = Engine::open(config_.path(), options());
+  EXPECT_EQ(generate(engine, requests()), expected);
+}
+
+TEST_F(CudaEngine, B38_TwoEnginesInterleaved) {
+  Engine a = Engine::open(config_.path(), options()), b = Engine::open(config_.path(), options());
+  const auto expected = generate(a, requests());
+  std::vector<SequenceId> ids_a, ids_b;
+  for (const Request& r : requests()) {
+    ids_a.push_back(a.add(r));
+    ids_b.push_back(b.add(r));
+  }
+  while (a.busy() || b.busy()) {
+    a.step();
+    b.step();
+  }
+  for (size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(a.tokens(ids_a[i]), expected[i]);
+    EXPECT_EQ(b.tokens(ids_b[i]), expected[i]);
+  }
+}
+
+TEST_F(CudaEngine, B40_BuiltUsedAndDestroyedInThreeThreads) {
+  Engine reference = Engine::open(config_.path(), options());
+  const auto expected = generate(reference, requests());
+  std::unique_ptr<Engine> engine;
+  std::thread([&] { engine = std::make_unique<Engine>(Engine::open(config_.path(), options())); }).join();
+  std::thread([&] { EXPECT_EQ(generate(*engine, requests()), expected); }).join();
+  std::thread([&] { engine.reset(); }).join();
+}
+
+}  // namespace
+}  // namespace rondo
