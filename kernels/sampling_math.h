@@ -42,11 +42,15 @@ RONDO_HOST_DEVICE inline float uniform_open(uint32_t bits) {
   return u < 1.0f - 0x1p-24f ? u : 1.0f - 0x1p-24f;
 }
 
-// Standard Gumbel noise -log(-log(1 - u)) of one token at one position. Written with 1 - u because the largest noise decides
-// the draw, and it comes from the end where floats are finest: of 128k equally likely tokens hardly two ever tie.
+// The random bits of one token at one position, and the standard Gumbel noise -log(-log(1 - u)) that they stand for. Written
+// with 1 - u because the largest noise decides the draw, and it comes from the end where floats are finest: of 128k equally
+// likely tokens hardly two ever tie.
+RONDO_HOST_DEVICE inline uint32_t noise_bits(uint32_t token, uint32_t position, uint32_t seed_low, uint32_t seed_high) {
+  return philox(token, position, 0, 0, seed_low, seed_high).word[0];
+}
+RONDO_HOST_DEVICE inline float gumbel_of(uint32_t bits) { return -logf(-log1pf(-uniform_open(bits))); }
 RONDO_HOST_DEVICE inline float gumbel_noise(uint32_t token, uint32_t position, uint32_t seed_low, uint32_t seed_high) {
-  const float u = uniform_open(philox(token, position, 0, 0, seed_low, seed_high).word[0]);
-  return -logf(-log1pf(-u));
+  return gumbel_of(noise_bits(token, position, seed_low, seed_high));
 }
 
 // gumbel_noise is never above this: -log of the least uniform, 33 log 2 = 22.87. A token that far behind cannot win.

@@ -86,14 +86,14 @@ choose_backends() {
   fi
 }
 
-# configure DIR OPTION...: a folder that was configured before keeps its generator.
+# configure SOURCE DIR OPTION...: a folder that was configured before keeps its generator.
 configure() {
-  local dir=$1 log=$1/configure.log generator=()
-  shift
+  local source=$1 dir=$2 log=$2/configure.log generator=()
+  shift 2
   mkdir -p "$dir"
   if [[ ! -e $dir/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
   # CMake is told which nvcc: even with the CUDA backend off, the tests on the host want that toolkit's headers.
-  if ! cmake -S "$ROOT" -B "$dir" "${generator[@]}" ${NVCC:+-DRONDO_NVCC="$NVCC"} "$@" >"$log" 2>&1; then
+  if ! cmake -S "$source" -B "$dir" "${generator[@]}" ${NVCC:+-DRONDO_NVCC="$NVCC"} "$@" >"$log" 2>&1; then
     cat "$log" >&2
     say "rondo: CMake could not configure $dir; its output is above" >&2
     exit 1

@@ -32,13 +32,36 @@ static_assert(kChunk % kMaxLanes == 0 || kMaxLanes > kChunk);
 template <class F>
 HWY_INLINE void by_four(size_t group, const F& f) {
   size_t h = 0;
-  for (; h + 4 <= group; h += 4) f(h, std::integral_constant<int, 4>());
+  for (; h + 4 <= group; h += 4) f(h, std::integral_constant<size_t, 4>());
   switch (group - h) {
-    case 1: return f(h, std::integral_constant<int, 1>());
-    case 2: return f(h, std::integral_constant<int, 2>());
-    case 3: return f(h, std::integral_constant<int, 3>());
+    case 1: return f(h, std::integral_constant<size_t, 1>());
+    case 2: return f(h, std::integral_constant<size_t, 2>());
+    case 3: return f(h, std::integral_constant<size_t, 3>());
     default: return;
   }
+}
+
+// The sums of four vectors' lanes, side by side: a third of the shuffles of four separate sums.
+HWY_INLINE void sum_four(Floats a, Floats b, Floats c, Floats e, float* HWY_RESTRICT sums) {
+#if HWY_TARGET == HWY_SCALAR
+  sums[0] = hn::GetLane(a);
+  sums[1] = hn::GetLane(b);
+  sums[2] = hn::GetLane(c);
+  sums[3] = hn::GetLane(e);
+#else
+  const Float d;
+  const hn::RepartitionToWide<hn::RebindToUnsigned<Float>> pairs;
+  const auto ab = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  const auto ce = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+  const Floats blocks = hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
+                                hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce)));  // a b c e in each four lanes
+  HWY_ALIGN float lanes[kMaxLanes];
+  hn::Store(blocks, d, lanes);
+  const hn::Full128<float> four;
+  auto sum = hn::Load(four, lanes);
+  for (size_t i = 4; i < hn::Lanes(d); i += 4) sum = hn::Add(sum, hn::Load(four, lanes + i));
+  hn::StoreU(sum, four, sums);
+#endif
 }
 
 // scores[h * kChunk + i] = scale * q[h] . k[i] for i < count.
@@ -47,7 +70,7 @@ HWY_INLINE void score(const HeadGroup& a, const T* k, size_t count, float* score
   const Float d;
   const size_t N = hn::Lanes(d), D = a.head_dim;
   by_four(a.group, [&](size_t h, auto heads) HWY_ATTR {
-    constexpr int kHeads = decltype(heads)::value;
+    constexpr size_t kHeads = decltype(heads)::value;
     const float* q = a.q + h * D;
     for (size_t i = 0; i < count; ++i) {
       const T* key = k + i * D;
@@ -63,12 +86,14 @@ HWY_INLINE void score(const HeadGroup& a, const T* k, size_t count, float* score
         add(load(d, key + j), [&](const float* p) HWY_ATTR { return hn::LoadU(d, p + j); });
       if (j < D)
         add(load_first(d, key + j, D - j), [&](const float* p) HWY_ATTR { return load_first(d, p + j, D - j); });
-      const auto scaled = [&](Floats sum) HWY_ATTR { return a.scale * hn::GetLane(hn::SumOfLanes(d, sum)); };
       float* out = scores + h * kChunk + i;
-      out[0] = scaled(s0);
-      if constexpr (kHeads > 1) out[kChunk] = scaled(s1);
-      if constexpr (kHeads > 2) out[2 * kChunk] = scaled(s2);
-      if constexpr (kHeads > 3) out[3 * kChunk] = scaled(s3);
+      if constexpr (kHeads == 1) {
+        out[0] = a.scale * hn::GetLane(hn::SumOfLanes(d, s0));
+      } else {
+        float sums[4];
+        sum_four(s0, s1, s2, s3, sums);
+        for (size_t head = 0; head < kHeads; ++head) out[head * kChunk] = a.scale * sums[head];
+      }
     }
   });
 }
@@ -79,7 +104,7 @@ HWY_INLINE void add_values(const HeadGroup& a, const T* v, size_t count, const f
   const Float d;
   const size_t N = hn::Lanes(d), D = a.head_dim;
   by_four(a.group, [&](size_t h, auto heads) HWY_ATTR {
-    constexpr int kHeads = decltype(heads)::value;
+    constexpr size_t kHeads = decltype(heads)::value;
     const float* p = weights + h * kChunk;
     for (size_t j = 0; j < D; j += N) {
       const size_t lanes = HWY_MIN(N, D - j);

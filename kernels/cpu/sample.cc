@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <numeric>
 
 #include "kernels/cpu/simd.h"
 #include "kernels/sampling_math.h"
@@ -9,11 +11,16 @@
 namespace rondo {
 namespace {
 
-// The largest key t such that the weights of all tokens with key >= t add up to at least `target`, or 0 where all of them
-// are less. Eight bits of the key per pass: `weight` is called in the first pass for all tokens, later for few.
-template <class Key, class Weight>
-uint32_t threshold_key(size_t n, uint64_t target, const Key& key, const Weight& weight) {
+// gumbel_of(bits) is never above this: -log(-log(1 - u)) <= -log(u), and u >= 2^-(leading zeros + 1). The slack is for the
+// rounding of both. It spares most tokens two logarithms.
+float most_noise(uint32_t bits) { return 0.6931472f * static_cast<float>(std::countl_zero(bits) + 1) + 0.01f; }
+
+// The largest key t such that the weights of all tokens with key >= t add up to at least target(weight of all), or 0 where
+// all of them are less. Eight bits of the key per pass: `weight` is called in the first pass for all tokens, later for few.
+template <class Key, class Weight, class Target>
+uint32_t threshold_key(size_t n, const Key& key, const Weight& weight, const Target& target_of) {
   uint32_t prefix = 0, mask = 0;
+  uint64_t target = 0;
   uint64_t above = 0;  // the weight of keys whose known bits exceed the prefix
   for (int shift = 24; shift >= 0; shift -= 8) {
     std::array<uint64_t, 256> sums{};
@@ -21,6 +28,7 @@ uint32_t threshold_key(size_t n, uint64_t target, const Key& key, const Weight& 
       const uint32_t k = key(v);
       if ((k & mask) == prefix) sums[(k >> shift) & 255u] += weight(v);
     }
+    if (mask == 0) target = target_of(std::accumulate(sums.begin(), sums.end(), uint64_t{0}));
     uint32_t digit = 255;
     while (digit > 0 && above + sums[digit] < target) above += sums[digit--];
     prefix |= digit << shift;
@@ -38,23 +46,27 @@ size_t draw(const float* logits, size_t n, size_t likeliest, const SlotParams& p
 
   uint32_t least = 0;  // the key of the last token kept
   if (p.top_k > 0 && static_cast<size_t>(p.top_k) < n)
-    least = threshold_key(n, static_cast<uint64_t>(p.top_k), key, [](size_t) { return uint64_t{1}; });
+    least = threshold_key(n, key, [](size_t) { return uint64_t{1}; },
+                          [&](uint64_t) { return static_cast<uint64_t>(p.top_k); });
   if (p.top_p < 1) {
-    const auto mass = [&](size_t v) { return key(v) >= least ? fixed_probability(gap(v)) : 0; };
-    uint64_t total = 0;
-    for (size_t v = 0; v < n; ++v) total += mass(v);
-    least = std::max(least, threshold_key(n, top_p_target(p.top_p, total), key, mass));
+    const auto mass = [&](size_t v) {
+      const float g = gap(v);
+      return g < -28.0f || key(v) < least ? 0 : fixed_probability(g);  // exp(-28) is below one unit
+    };
+    least = std::max(least, threshold_key(n, key, mass, [&](uint64_t total) { return top_p_target(p.top_p, total); }));
   }
 
-  const auto noisy = [&](size_t v) {
-    return gap(v) + gumbel_noise(static_cast<uint32_t>(v), static_cast<uint32_t>(position), p.seed_low, p.seed_high);
+  const auto bits_of = [&](size_t v) {
+    return noise_bits(static_cast<uint32_t>(v), static_cast<uint32_t>(position), p.seed_low, p.seed_high);
   };
   size_t best = likeliest;
-  float best_value = noisy(likeliest);  // a high bar from the start: most tokens cannot reach it with any noise
+  float best_value = gumbel_of(bits_of(likeliest));  // a high bar from the start: most tokens cannot reach it with any noise
   for (size_t v = 0; v < n; ++v) {
     const float g = gap(v);
     if (g + kMaxGumbelNoise < best_value || key(v) < least || !(p.min_p <= 0 || min_p_keeps(g, p.min_p))) continue;
-    const float value = noisy(v);
+    const uint32_t bits = bits_of(v);
+    if (g + most_noise(bits) < best_value) continue;
+    const float value = g + gumbel_of(bits);
     if (value > best_value || (value == best_value && v < best)) {
       best = v;
       best_value = value;

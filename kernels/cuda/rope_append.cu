@@ -45,6 +45,7 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
   const bool is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
   const int64_t r = blockIdx.y, D = a.head_dim;
   const Row row = a.rows[r];
+  if (!is_q && row.slot == 0) return;  // padding: nobody reads the scrap page, and all padding rows would write one place of it
 
   float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
   if (active) {

@@ -21,7 +21,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const rondo::CheckpointIndex index = rondo::parse_checkpoint_index(text, "model.safetensors.index.json");
     check(!index.weight_map.empty());
     for (const auto& [tensor, file] : index.weight_map) {
-      check(!file.empty() && file.size() <= 255 && file.find('/') == file.npos && file.find('\0') == file.npos);
+      check(!file.empty() && file.size() <= 255 && file.find('/') == file.npos &&
+            file.find('\0') == file.npos);
       check(file.ends_with(".safetensors"));
     }
   } catch (const rondo::Error& error) {

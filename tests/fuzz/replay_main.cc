@@ -1,5 +1,5 @@
-// Runs a fuzz target over the files of a corpus, for compilers without libFuzzer: replay FOLDER. Each file is also run
-// cut short at every byte and with every byte changed, where it is small.
+// Runs a fuzz target over the files of a corpus, for compilers without libFuzzer: replay FOLDER. Each file is
+// also run cut short at every byte and with every byte changed, where it is small.
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>

@@ -30,6 +30,7 @@ class Capture : public Cuda {
  protected:
   void SetUp() override {
     Cuda::SetUp();
+    if (IsSkipped()) return;
     EXPECT_EQ(cudaMalloc(&memory_, 1024), cudaSuccess);
     EXPECT_EQ(cudaMallocHost(&pinned_, 1024), cudaSuccess);
     EXPECT_EQ(cudaEventCreateWithFlags(&event_, cudaEventDefault), cudaSuccess);
@@ -42,6 +43,7 @@ class Capture : public Cuda {
     EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
   }
   void TearDown() override {
+    if (IsSkipped()) return;
     EXPECT_EQ(cudaGraphExecDestroy(exec_), cudaSuccess);
     EXPECT_EQ(cudaGraphDestroy(graph_), cudaSuccess);
     EXPECT_EQ(cudaEventDestroy(captured_), cudaSuccess);

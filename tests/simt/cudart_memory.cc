@@ -77,6 +77,14 @@ std::shared_ptr<Operation> memory_operation(cudaGraphNodeType type, std::functio
   return operation;
 }
 
+// memmove() and memset() take no null, not even of no bytes.
+void copy(void* to, const void* from, size_t bytes) {
+  if (bytes) std::memmove(to, from, bytes);
+}
+void fill(void* to, int value, size_t bytes) {
+  if (bytes) std::memset(to, value, bytes);
+}
+
 // A copy or memset on the legacy stream that the host waits for.
 cudaError_t run_synchronously(const std::function<void()>& work) {
   if (cudaError_t e = forbidden_on_legacy()) return e;
@@ -167,7 +175,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   }
   if (!s) return failed(cudaErrorInvalidResourceHandle);
   if (cudaError_t e = check_copy(to, from, bytes, kind)) return e;  // spoils no capture
-  auto operation = memory_operation(cudaGraphNodeTypeMemcpy, [=] { std::memmove(to, from, bytes); });
+  auto operation = memory_operation(cudaGraphNodeTypeMemcpy, [=] { copy(to, from, bytes); });
   operation->pointers = {{from, "source"}, {to, "destination"}};
   return submit(s, std::move(operation));
 }
@@ -181,7 +189,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   }
   if (!s) return failed(cudaErrorInvalidResourceHandle);
   if (cudaError_t e = check_set(to, bytes)) return e;  // spoils no capture
-  auto operation = memory_operation(cudaGraphNodeTypeMemset, [=] { std::memset(to, value, bytes); });
+  auto operation = memory_operation(cudaGraphNodeTypeMemset, [=] { fill(to, value, bytes); });
   operation->pointers = {{to, "destination"}};
   return submit(s, std::move(operation));
 }
@@ -190,14 +198,14 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
   Call call("cudaMemcpy");
   if (call.refused()) return call.refused();
   if (cudaError_t e = check_copy(to, from, bytes, kind)) return e;
-  return run_synchronously([=] { std::memmove(to, from, bytes); });
+  return run_synchronously([=] { copy(to, from, bytes); });
 }
 
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {
   Call call("cudaMemset");
   if (call.refused()) return call.refused();
   if (cudaError_t e = check_set(to, bytes)) return e;
-  return run_synchronously([=] { std::memset(to, value, bytes); });
+  return run_synchronously([=] { fill(to, value, bytes); });
 }
 
 }  // extern "C"

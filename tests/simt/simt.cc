@@ -234,6 +234,7 @@ class Grid {
     std::snprintf(text, sizeof text, "%s: block (%u,%u,%u) thread (%u,%u,%u) at %s:%u", what, b.x, b.y, b.z,
                   t.x, t.y, t.z, at.file ? at.file : "(no barrier or collective yet)", at.line);
     failure_ = text;
+    tsan_release(&end_);
     Fiber::switch_to(current(), main_);  // for good: the launch throws and the block's fibers are dropped
     std::abort();
   }
