@@ -16,16 +16,17 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-// A release that fails is of a device that is lost, of a driver that is shutting down, or of a forked child; there is nothing
-// more to release then, and nobody to tell. The status must not be found by somebody else's call either.
+// A release that fails is of a device that is lost, of a driver that is shutting down, or of a forked child;
+// there is nothing more to release then, and nobody to tell. The status must not be found by somebody else's
+// call either.
 void release(cudaError_t status) {
   if (status != cudaSuccess) cudaGetLastError();
 }
 
 std::string unusable_gpu(const CudaReport::Gpu& gpu) {
   if (gpu.major >= kMinMajor) return "";
-  return gpu.name + " has compute capability " + std::to_string(gpu.major) + "." + std::to_string(gpu.minor) + ", need " +
-         std::to_string(kMinMajor) + ".0";
+  return gpu.name + " has compute capability " + std::to_string(gpu.major) + "." + std::to_string(gpu.minor) +
+         ", need " + std::to_string(kMinMajor) + ".0";
 }
 
 std::string why_no_gpu(cudaError_t status, const CudaReport& report) {
@@ -33,13 +34,16 @@ std::string why_no_gpu(cudaError_t status, const CudaReport& report) {
   switch (status) {
     case cudaErrorInsufficientDriver:
       if (report.driver_version == 0) return "no NVIDIA driver was found";
-      return "the NVIDIA driver is too old (found " + version_text(report.driver_version) + ", need " + version_text(need) + ")";
-    case cudaErrorNoDevice: return "no CUDA device was found";
+      return "the NVIDIA driver is too old (found " + version_text(report.driver_version) + ", need " +
+             version_text(need) + ")";
+    case cudaErrorNoDevice:
+      return "no CUDA device was found";
     case cudaErrorInitializationError:
       return report.driver_version == 0
                  ? "no NVIDIA driver was found"
                  : "CUDA could not be initialised (a process forked off one that uses CUDA cannot use it)";
-    default: return std::string(cudaGetErrorName(status)) + " (" + cudaGetErrorString(status) + ")";
+    default:
+      return std::string(cudaGetErrorName(status)) + " (" + cudaGetErrorString(status) + ")";
   }
 }
 
@@ -61,9 +65,10 @@ class PinnedBlock : public Block {
 
 void refuse_forked_child(pid_t owner) {
   if (getpid() != owner)
-    throw Error(ErrorKind::Misuse, "this device was opened by process " + std::to_string(owner) + ", and this is process " +
-                                       std::to_string(getpid()) +
-                                       ": a forked child cannot use its parent's GPU; load the engine after fork()");
+    throw Error(ErrorKind::Misuse,
+                "this device was opened by process " + std::to_string(owner) + ", and this is process " +
+                    std::to_string(getpid()) +
+                    ": a forked child cannot use its parent's GPU; load the engine after fork()");
 }
 
 class CudaEvent : public Event {
@@ -163,11 +168,11 @@ class CudaDeviceImpl : public CudaDevice {
     size_t free = 0, total = 0;
     const cudaError_t asked = cudaMemGetInfo(&free, &total);
     release(asked);
-    std::string found = asked == cudaSuccess
-                            ? std::to_string(free) + " of " + std::to_string(total) + " bytes of device memory are free"
-                            : "how much is free cannot be told";
-    throw Error(ErrorKind::OutOfMemory, what + ": " + std::to_string(bytes) + " bytes of " + memory + " memory were asked for, " +
-                                            found + " on " + description_);
+    std::string found = asked == cudaSuccess ? std::to_string(free) + " of " + std::to_string(total) +
+                                                   " bytes of device memory are free"
+                                             : "how much is free cannot be told";
+    throw Error(ErrorKind::OutOfMemory, what + ": " + std::to_string(bytes) + " bytes of " + memory +
+                                            " memory were asked for, " + found + " on " + description_);
   }
 
   void copy(void* to, const void* from, uint64_t bytes, cudaMemcpyKind kind, const char* what) {
@@ -194,8 +199,8 @@ CudaReport probe_cuda() {
     cudaDeviceProp properties{};
     status = cudaGetDeviceProperties(&properties, i);
     if (status == cudaSuccess)
-      report.gpus.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
-                             properties.totalGlobalMem});
+      report.gpus.push_back({properties.name, properties.major, properties.minor,
+                             properties.multiProcessorCount, properties.totalGlobalMem});
   }
   release(status);
   if (status != cudaSuccess)
@@ -207,13 +212,16 @@ CudaReport probe_cuda() {
 
 std::unique_ptr<CudaDevice> make_cuda_device(int ordinal) {
   const CudaReport report = probe_cuda();
-  if (report.gpus.empty()) throw Error(ErrorKind::DeviceLost, "cuda:" + std::to_string(ordinal) + ": " + report.unusable);
+  if (report.gpus.empty())
+    throw Error(ErrorKind::DeviceLost, "cuda:" + std::to_string(ordinal) + ": " + report.unusable);
   if (ordinal < 0 || static_cast<size_t>(ordinal) >= report.gpus.size())
-    throw Error(ErrorKind::InvalidArgument, "cuda:" + std::to_string(ordinal) + ": expected a device of 0 to " +
-                                                std::to_string(report.gpus.size() - 1) + ", found no such device");
+    throw Error(ErrorKind::InvalidArgument,
+                "cuda:" + std::to_string(ordinal) + ": expected a device of 0 to " +
+                    std::to_string(report.gpus.size() - 1) + ", found no such device");
   const CudaReport::Gpu& gpu = report.gpus[static_cast<size_t>(ordinal)];
   const std::string unusable = unusable_gpu(gpu);
-  if (!unusable.empty()) throw Error(ErrorKind::DeviceLost, "cuda:" + std::to_string(ordinal) + ": " + unusable);
+  if (!unusable.empty())
+    throw Error(ErrorKind::DeviceLost, "cuda:" + std::to_string(ordinal) + ": " + unusable);
   return std::make_unique<CudaDeviceImpl>(ordinal, gpu.name);
 }
 

@@ -11,7 +11,8 @@ namespace {
 
 using cuda::check;
 
-// For what is called while an error is on its way already, or by a destructor: the status must not be found by others.
+// For what is called while an error is on its way already, or by a destructor: the status must not be found
+// by others.
 void release(cudaError_t status) {
   if (status != cudaSuccess) cudaGetLastError();
 }
@@ -47,7 +48,8 @@ class Graph {
   cudaGraph_t graph_ = nullptr;
 };
 
-// A capture that is open from construction to end(), or to the end of the scope: whatever happens, the stream is usable again.
+// A capture that is open from construction to end(), or to the end of the scope: whatever happens, the stream
+// is usable again.
 class Capture {
  public:
   explicit Capture(cudaStream_t stream) : stream_(stream) {
@@ -97,7 +99,8 @@ class CudaRecorder : public Recorder {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(device_.stream(), &status), "cudaStreamIsCapturing");
     if (status != cudaStreamCaptureStatusNone)
-      throw Error(ErrorKind::Misuse, "the device's stream is being captured already: a step cannot be recorded within another");
+      throw Error(ErrorKind::Misuse,
+                  "the device's stream is being captured already: a step cannot be recorded within another");
 
     RecordingCost found;
     Stopwatch watch;
@@ -121,7 +124,8 @@ class CudaRecorder : public Recorder {
     device_.synchronize();  // or the first launch would pay for the upload, and nobody know what it took
     found.upload_ms = watch.lap();
     // Other processes share the device: their releases must not make a negative size of ours.
-    found.device_bytes = std::max<int64_t>(0, static_cast<int64_t>(free_before) - static_cast<int64_t>(device_.free_bytes()));
+    found.device_bytes =
+        std::max<int64_t>(0, static_cast<int64_t>(free_before) - static_cast<int64_t>(device_.free_bytes()));
     cost = found;
     return recording;
   }
@@ -132,6 +136,8 @@ class CudaRecorder : public Recorder {
 
 }  // namespace
 
-std::unique_ptr<Recorder> make_cuda_recorder(CudaDevice& device) { return std::make_unique<CudaRecorder>(device); }
+std::unique_ptr<Recorder> make_cuda_recorder(CudaDevice& device) {
+  return std::make_unique<CudaRecorder>(device);
+}
 
 }  // namespace rondo

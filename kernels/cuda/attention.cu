@@ -12,8 +12,8 @@ constexpr int kMaxHeadDim = 256;
 constexpr int kMinChunk = 64;  // positions below which a split is not worth its merge
 constexpr int kMaxSplits = 64;
 
-// Which positions a row attends to, and how they are cut: `chunk` each, the last split's fewer. Both kernels compute it from
-// the row, so that the grid can stay what the bucket and the capacity made it.
+// Which positions a row attends to, and how they are cut: `chunk` each, the last split's fewer. Both kernels
+// compute it from the row, so that the grid can stay what the bucket and the capacity made it.
 struct Span {
   int64_t begin;
   int64_t end;
@@ -23,7 +23,8 @@ struct Span {
 
 __device__ __forceinline__ Span span_of(const AttentionArgs& a, int64_t r) {
   const Row row = a.rows[r];
-  // Padding is of the scrap slot. A row that belongs to a tile which started before it is attended for by blocks of its own.
+  // Padding is of the scrap slot. A row that belongs to a tile which started before it is attended for by
+  // blocks of its own.
   if (row.run == 0 && row.slot == 0) return {0, 0, 0, 0};
   const int64_t end = row.position + int64_t{1};
   const int64_t begin = a.sliding_window > 0 && end > a.sliding_window ? end - a.sliding_window : 0;
@@ -32,15 +33,16 @@ __device__ __forceinline__ Span span_of(const AttentionArgs& a, int64_t r) {
   return {begin, end, chunk, static_cast<int>((end - begin + chunk - 1) / chunk)};
 }
 
-// The state of an online softmax over some positions: the largest score, the sum of 2^(score - m), and the values weighted
-// likewise (8 of a head's dimensions). Scores are in units of log 2.
+// The state of an online softmax over some positions: the largest score, the sum of 2^(score - m), and the
+// values weighted likewise (8 of a head's dimensions). Scores are in units of log 2.
 struct Softmax {
   float m;
   float l;
   float o[8];
 };
 
-// -inf - -inf is NaN; a state without a position, or a score of -inf, has weight 0 against any finite reference.
+// -inf - -inf is NaN; a state without a position, or a score of -inf, has weight 0 against any finite
+// reference.
 __device__ __forceinline__ float reference(float m) { return m == -INFINITY ? 0.0f : m; }
 
 __device__ __forceinline__ void merge_with_lane(Softmax& s, int offset) {
@@ -54,17 +56,19 @@ __device__ __forceinline__ void merge_with_lane(Softmax& s, int offset) {
 
 // The kernels.
 //
-// o = softmax(q k^T / sqrt(head_dim)) v, split over positions (Milakov and Gimelshein, "Online normalizer calculation for
-// softmax"; Dao et al., "Flash-Decoding for long-context inference"). q, o [R, Q]; K and V pages [pages, kv_heads,
-// page_size, head_dim]; a position's page is page_tables[slot][position / page_size].
+// o = softmax(q k^T / sqrt(head_dim)) v, split over positions (Milakov and Gimelshein, "Online normalizer
+// calculation for softmax"; Dao et al., "Flash-Decoding for long-context inference"). q, o [R, Q]; K and V
+// pages [pages, kv_heads, page_size, head_dim]; a position's page is page_tables[slot][position / page_size].
 //
-// First kernel. Grid [kv_heads x head groups, S, R], block 128. A block takes G query heads of one K/V head over one chunk of
-// positions, so that K and V are read once for all G. `lanes` (a power of two, at least head_dim / 8) neighbouring lanes take
-// one position, 8 dimensions each; a warp takes 32 / lanes positions at a time, and kUnroll such steps are in flight. The
-// partial results are merged over lanes, then over warps in shared memory. A row that needs one split only gets its o here;
-// otherwise partial_o [R, S, heads, head_dim] and partial_ml [R, S, heads, 2] (maximum, sum) are written.
+// First kernel. Grid [kv_heads x head groups, S, R], block 128. A block takes G query heads of one K/V head
+// over one chunk of positions, so that K and V are read once for all G. `lanes` (a power of two, at least
+// head_dim / 8) neighbouring lanes take one position, 8 dimensions each; a warp takes 32 / lanes positions at
+// a time, and kUnroll such steps are in flight. The partial results are merged over lanes, then over warps in
+// shared memory. A row that needs one split only gets its o here; otherwise partial_o [R, S, heads, head_dim]
+// and partial_ml [R, S, heads, 2] (maximum, sum) are written.
 template <class T, int G>
-__global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4) attention_kernel(const AttentionArgs a, const int lanes) {
+__global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
+    attention_kernel(const AttentionArgs a, const int lanes) {
   constexpr int kUnroll = sizeof(T) == 2 ? 4 : 2;
   RONDO_SHARED(warp_o, float[kWarps][G][kMaxHeadDim]);
   RONDO_SHARED(warp_ml, float[kWarps][G][2]);
@@ -92,7 +96,8 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4) attention_kernel(
     state[g].l = 0;
 #pragma unroll
     for (int d = 0; d < 8; ++d) q[g][d] = state[g].o[d] = 0;
-    if (active && g < live_heads) load8(static_cast<const T*>(a.q) + (r * a.heads + first_head + g) * D + dim, q[g]);
+    if (active && g < live_heads)
+      load8(static_cast<const T*>(a.q) + (r * a.heads + first_head + g) * D + dim, q[g]);
 #pragma unroll
     for (int d = 0; d < 8; ++d) q[g][d] *= scale;
   }
@@ -202,9 +207,9 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4) attention_kernel(
   }
 }
 
-// Second kernel: o[r][h] = sum_s w_s o_s / sum_s w_s l_s, w_s = 2^(m_s - max m), over the splits that had a position.
-// Grid [ceil(heads / 4), R], block 128: a warp per head, 4 neighbouring dimensions a lane and turn. Lane s computes w_s and
-// w_(s + 32).
+// Second kernel: o[r][h] = sum_s w_s o_s / sum_s w_s l_s, w_s = 2^(m_s - max m), over the splits that had a
+// position. Grid [ceil(heads / 4), R], block 128: a warp per head, 4 neighbouring dimensions a lane and turn.
+// Lane s computes w_s and w_(s + 32).
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const AttentionArgs a) {
   const int head = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
@@ -251,8 +256,8 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const AttentionArgs 
 template <class T, int G>
 void enqueue_partial(const AttentionArgs& args, int rows, int lanes, cudaStream_t stream) {
   const int group = args.heads / args.kv_heads;
-  const dim3 grid(static_cast<unsigned>(args.kv_heads * ((group + G - 1) / G)), static_cast<unsigned>(args.splits),
-                  static_cast<unsigned>(rows));
+  const dim3 grid(static_cast<unsigned>(args.kv_heads * ((group + G - 1) / G)),
+                  static_cast<unsigned>(args.splits), static_cast<unsigned>(rows));
   launch(attention_kernel<T, G>, grid, dim3(32 * kWarps), 0, stream, args, lanes);
 }
 
@@ -263,15 +268,19 @@ void enqueue_partial(const AttentionArgs& args, int rows, int lanes, cudaStream_
 void enqueue_attention(DType dtype, const AttentionArgs& args, int rows, cudaStream_t stream) {
   if (args.head_dim % 8 || args.head_dim > kMaxHeadDim || args.splits > kMaxSplits)
     throw Error(ErrorKind::InvalidArgument,
-                "attention: expected a head_dim that is a multiple of 8 up to 256 and at most 64 splits, found head_dim " +
+                "attention: expected a head_dim that is a multiple of 8 up to 256 and at most 64 splits, "
+                "found head_dim " +
                     std::to_string(args.head_dim) + " and " + std::to_string(args.splits) + " splits");
   int lanes = 1;
   while (lanes * 8 < args.head_dim) lanes *= 2;
   const int group = args.heads / args.kv_heads;
   dispatch(dtype, "attention", [&]<class T>(T*) {
-    if (group == 1) enqueue_partial<T, 1>(args, rows, lanes, stream);
-    else if (group == 2) enqueue_partial<T, 2>(args, rows, lanes, stream);
-    else enqueue_partial<T, 4>(args, rows, lanes, stream);
+    if (group == 1)
+      enqueue_partial<T, 1>(args, rows, lanes, stream);
+    else if (group == 2)
+      enqueue_partial<T, 2>(args, rows, lanes, stream);
+    else
+      enqueue_partial<T, 4>(args, rows, lanes, stream);
     if (args.splits > 1) {
       const dim3 grid(static_cast<unsigned>((args.heads + kWarps - 1) / kWarps), static_cast<unsigned>(rows));
       launch(merge_kernel<T>, grid, dim3(32 * kWarps), 0, stream, args);

@@ -11,8 +11,8 @@ namespace {
 
 void expect(const View& view, DType dtype, const Shape& shape, const std::string& name) {
   if (view.dtype == dtype && view.shape == shape) return;
-  throw Error(ErrorKind::InvalidArgument, name + ": expected " + dtype_name(dtype) + " " + shape.text() + ", found " +
-                                              dtype_name(view.dtype) + " " + view.shape.text());
+  throw Error(ErrorKind::InvalidArgument, name + ": expected " + dtype_name(dtype) + " " + shape.text() +
+                                              ", found " + dtype_name(view.dtype) + " " + view.shape.text());
 }
 void expect_optional(const View& view, DType dtype, const Shape& shape, const std::string& name) {
   if (view) expect(view, dtype, shape, name);
@@ -27,15 +27,18 @@ void check_model(const StepDims& d, const Model& m) {
   const DType w = d.weight_dtype;
   const int64_t H = d.hidden_size, F = d.intermediate_size;
   if (d.activation_dtype != w)
-    throw Error(ErrorKind::InvalidArgument, std::string("activation_dtype: expected the weights' ") + dtype_name(w) +
-                                                " on CUDA, found " + dtype_name(d.activation_dtype));
+    throw Error(ErrorKind::InvalidArgument, std::string("activation_dtype: expected the weights' ") +
+                                                dtype_name(w) + " on CUDA, found " +
+                                                dtype_name(d.activation_dtype));
   if (H % 8 || F % 8 || d.head_dim % 8 || d.head_dim > 256 || d.heads % d.kv_heads)
     throw Error(ErrorKind::InvalidArgument,
-                "CUDA backend: expected hidden_size, intermediate_size and head_dim in multiples of 8, head_dim up to 256 and "
-                "heads in multiples of kv_heads, found " + Shape{H, F, d.head_dim, d.heads}.text() + " and " +
-                    std::to_string(d.kv_heads));
+                "CUDA backend: expected hidden_size, intermediate_size and head_dim in multiples of 8, "
+                "head_dim up to 256 and "
+                "heads in multiples of kv_heads, found " +
+                    Shape{H, F, d.head_dim, d.heads}.text() + " and " + std::to_string(d.kv_heads));
   if (d.page_size <= 0 || d.page_size & (d.page_size - 1))
-    throw Error(ErrorKind::InvalidArgument, "page_size: expected a power of two, found " + std::to_string(d.page_size));
+    throw Error(ErrorKind::InvalidArgument,
+                "page_size: expected a power of two, found " + std::to_string(d.page_size));
   expect(m.embedding, w, {d.vocab_size, H}, "embedding");
   expect(m.final_norm, w, {H}, "final_norm");
   expect_linear(m.lm_head, w, d.vocab_size, H, "lm_head");
@@ -61,7 +64,11 @@ void check_model(const StepDims& d, const Model& m) {
 class CudaOps : public Ops {
  public:
   CudaOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, cudaStream_t stream)
-      : dims_(dims), buffers_(buffers), model_(model), stream_(stream), dtype_(dims.weight_dtype),
+      : dims_(dims),
+        buffers_(buffers),
+        model_(model),
+        stream_(stream),
+        dtype_(dims.weight_dtype),
         gemm_((check_model(dims, model), buffers.workspace), stream) {
     map_.page_tables = buffers_.page_tables.as<const int32_t>();
     map_.pages_per_slot = dims_.pages_per_slot();
@@ -94,8 +101,14 @@ class CudaOps : public Ops {
     a.v_pages = layer.pages.v.data;
     a.map = map_;
     const Rope& rope = model_.rope;
-    a.rope = {rope.inv_freq.as<const float>(), rope.long_inv_freq.as<const float>(), rope.scaling, rope.long_scaling,
-              rope.original_length,            rope.dynamic,                         rope.dynamic_theta, rope.dynamic_factor};
+    a.rope = {rope.inv_freq.as<const float>(),
+              rope.long_inv_freq.as<const float>(),
+              rope.scaling,
+              rope.long_scaling,
+              rope.original_length,
+              rope.dynamic,
+              rope.dynamic_theta,
+              rope.dynamic_factor};
     a.heads = static_cast<int>(dims_.heads);
     a.kv_heads = static_cast<int>(dims_.kv_heads);
     a.head_dim = static_cast<int>(dims_.head_dim);
@@ -183,7 +196,8 @@ class CudaOps : public Ops {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model, cudaStream_t stream) {
+std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
+                                   cudaStream_t stream) {
   return std::make_unique<CudaOps>(dims, buffers, model, stream);
 }
 

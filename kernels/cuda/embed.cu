@@ -11,8 +11,8 @@ constexpr int kThreads = 128;
 // The kernel.
 //
 // x[r] = table[rows[r].token], in fp32; bit rows[r].token of seen[rows[r].slot] is set.
-// Grid [ceil(H / 1024), R], block 128, 8 elements a thread. The bit is set by an integer atomic: two rows of a step may
-// belong to one slot, and OR does not mind in which order.
+// Grid [ceil(H / 1024), R], block 128, 8 elements a thread. The bit is set by an integer atomic: two rows of
+// a step may belong to one slot, and OR does not mind in which order.
 template <class T>
 __global__ void __launch_bounds__(kThreads) embed_kernel(const EmbedArgs a) {
   const int64_t r = blockIdx.y;

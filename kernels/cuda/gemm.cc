@@ -15,27 +15,41 @@ constexpr uint32_t kAlignment = 16;
 
 const char* status_name(cublasStatus_t status) {
   switch (status) {
-    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
-    case CUBLAS_STATUS_ALLOC_FAILED: return "CUBLAS_STATUS_ALLOC_FAILED";
-    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
-    case CUBLAS_STATUS_ARCH_MISMATCH: return "CUBLAS_STATUS_ARCH_MISMATCH";
-    case CUBLAS_STATUS_MAPPING_ERROR: return "CUBLAS_STATUS_MAPPING_ERROR";
-    case CUBLAS_STATUS_EXECUTION_FAILED: return "CUBLAS_STATUS_EXECUTION_FAILED";
-    case CUBLAS_STATUS_INTERNAL_ERROR: return "CUBLAS_STATUS_INTERNAL_ERROR";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
-    case CUBLAS_STATUS_LICENSE_ERROR: return "CUBLAS_STATUS_LICENSE_ERROR";
-    default: return "unknown cuBLAS status";
+    case CUBLAS_STATUS_NOT_INITIALIZED:
+      return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case CUBLAS_STATUS_ALLOC_FAILED:
+      return "CUBLAS_STATUS_ALLOC_FAILED";
+    case CUBLAS_STATUS_INVALID_VALUE:
+      return "CUBLAS_STATUS_INVALID_VALUE";
+    case CUBLAS_STATUS_ARCH_MISMATCH:
+      return "CUBLAS_STATUS_ARCH_MISMATCH";
+    case CUBLAS_STATUS_MAPPING_ERROR:
+      return "CUBLAS_STATUS_MAPPING_ERROR";
+    case CUBLAS_STATUS_EXECUTION_FAILED:
+      return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case CUBLAS_STATUS_INTERNAL_ERROR:
+      return "CUBLAS_STATUS_INTERNAL_ERROR";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+      return "CUBLAS_STATUS_NOT_SUPPORTED";
+    case CUBLAS_STATUS_LICENSE_ERROR:
+      return "CUBLAS_STATUS_LICENSE_ERROR";
+    default:
+      return "unknown cuBLAS status";
   }
 }
 
 cudaDataType cuda_type(DType dtype) {
   switch (dtype) {
-    case DType::f32: return CUDA_R_32F;
-    case DType::f16: return CUDA_R_16F;
-    case DType::bf16: return CUDA_R_16BF;
+    case DType::f32:
+      return CUDA_R_32F;
+    case DType::f16:
+      return CUDA_R_16F;
+    case DType::bf16:
+      return CUDA_R_16BF;
     default:
-      throw Error(ErrorKind::InvalidArgument,
-                  std::string("matrix product: expected elements of f32, f16 or bf16, found ") + dtype_name(dtype));
+      throw Error(
+          ErrorKind::InvalidArgument,
+          std::string("matrix product: expected elements of f32, f16 or bf16, found ") + dtype_name(dtype));
   }
 }
 
@@ -43,13 +57,15 @@ cudaDataType cuda_type(DType dtype) {
 
 void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  // cuBLAS does not say why it failed: a device that is lost answers every call with the reason, this harmless one too.
+  // cuBLAS does not say why it failed: a device that is lost answers every call with the reason, this
+  // harmless one too.
   size_t free = 0, total = 0;
   const cudaError_t device = cudaMemGetInfo(&free, &total);
   if (is_sticky(device)) check(device, what);
   cudaGetLastError();  // left behind by cuBLAS's own calls
-  throw Error(status == CUBLAS_STATUS_ALLOC_FAILED ? ErrorKind::OutOfMemory : ErrorKind::InvalidArgument,
-              std::string(what) + ": " + status_name(status) + " (" + std::to_string(static_cast<int>(status)) + ")");
+  throw Error(
+      status == CUBLAS_STATUS_ALLOC_FAILED ? ErrorKind::OutOfMemory : ErrorKind::InvalidArgument,
+      std::string(what) + ": " + status_name(status) + " (" + std::to_string(static_cast<int>(status)) + ")");
 }
 
 Gemm::Gemm(View workspace, cudaStream_t stream) : workspace_(workspace), stream_(stream) {
@@ -58,8 +74,8 @@ Gemm::Gemm(View workspace, cudaStream_t stream) : workspace_(workspace), stream_
   handle_.reset(handle);
 }
 
-// Row-major out = in W^T is, read column-major (each matrix as its own transpose), out^T = W in^T: A is the weight's memory,
-// [K, N] column-major and transposed, B the input's, [K, rows].
+// Row-major out = in W^T is, read column-major (each matrix as its own transpose), out^T = W in^T: A is the
+// weight's memory, [K, N] column-major and transposed, B the input's, [K, rows].
 Gemm::Plan Gemm::make_plan(const Key& key) const {
   const auto [rows, N, K, in_type, out_type, accumulate] = key;
   Plan plan;
@@ -72,7 +88,8 @@ Gemm::Plan Gemm::make_plan(const Key& key) const {
 
   const auto layout = [](DType type, int64_t down, int64_t across) {
     cublasLtMatrixLayout_t made = nullptr;
-    check(cublasLtMatrixLayoutCreate(&made, cuda_type(type), static_cast<uint64_t>(down), static_cast<uint64_t>(across), down),
+    check(cublasLtMatrixLayoutCreate(&made, cuda_type(type), static_cast<uint64_t>(down),
+                                     static_cast<uint64_t>(across), down),
           "cublasLtMatrixLayoutCreate");
     return made;
   };
@@ -88,19 +105,22 @@ Gemm::Plan Gemm::make_plan(const Key& key) const {
           "cublasLtMatmulPreferenceSetAttribute");
   };
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_ ? workspace_.bytes() : uint64_t{0});
-  // Split-K sums may be gathered in fp32 in the workspace, in a fixed order; not in the output's own, shorter type.
+  // Split-K sums may be gathered in fp32 in the workspace, in a fixed order; not in the output's own, shorter
+  // type.
   prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-  for (auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+  for (auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
     prefer(attribute, kAlignment);
 
   cublasLtMatmulHeuristicResult_t found{};
   int count = 0;
   const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_.get(), product, plan.weight.get(), plan.in.get(), plan.out.get(), plan.out.get(),
-                                     preference.get(), 1, &found, &count);
-  const std::string shape = "matrix product [" + std::to_string(rows) + ", " + std::to_string(K) + "] x [" + std::to_string(N) +
-                            ", " + std::to_string(K) + "]^T of " + dtype_name(in_type) + " to " + dtype_name(out_type);
+      cublasLtMatmulAlgoGetHeuristic(handle_.get(), product, plan.weight.get(), plan.in.get(), plan.out.get(),
+                                     plan.out.get(), preference.get(), 1, &found, &count);
+  const std::string shape = "matrix product [" + std::to_string(rows) + ", " + std::to_string(K) + "] x [" +
+                            std::to_string(N) + ", " + std::to_string(K) + "]^T of " + dtype_name(in_type) +
+                            " to " + dtype_name(out_type);
   check(status, ("cublasLtMatmulAlgoGetHeuristic for the " + shape).c_str());
   if (count < 1 || found.state != CUBLAS_STATUS_SUCCESS)
     throw Error(ErrorKind::InvalidArgument,
@@ -114,23 +134,25 @@ Gemm::Plan Gemm::make_plan(const Key& key) const {
 void Gemm::multiply(const View& in, const View& weight, const View& out, int64_t rows, bool accumulate) {
   const Key key{rows, weight.shape[0], weight.shape[1], in.dtype, out.dtype, accumulate};
   if (in.dtype != weight.dtype)
-    throw Error(ErrorKind::InvalidArgument, std::string("matrix product: expected an input of the weight's type, ") +
-                                                dtype_name(weight.dtype) + ", found " + dtype_name(in.dtype));
+    throw Error(ErrorKind::InvalidArgument,
+                std::string("matrix product: expected an input of the weight's type, ") +
+                    dtype_name(weight.dtype) + ", found " + dtype_name(in.dtype));
   auto it = plans_.find(key);
   if (it == plans_.end()) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(stream_, &status), "cudaStreamIsCapturing");
     if (status != cudaStreamCaptureStatusNone)
-      throw Error(ErrorKind::Misuse, "matrix product " + weight.shape.text() + " at " + std::to_string(rows) +
-                                         " rows: expected its plan to be made before the step is captured, found none; run the "
-                                         "step once eagerly");
+      throw Error(ErrorKind::Misuse,
+                  "matrix product " + weight.shape.text() + " at " + std::to_string(rows) +
+                      " rows: expected its plan to be made before the step is captured, found none; run the "
+                      "step once eagerly");
     it = plans_.emplace(key, make_plan(key)).first;
   }
   const Plan& plan = it->second;
   const float one = 1, beta = accumulate ? 1.0f : 0.0f;
-  check(cublasLtMatmul(handle_.get(), plan.product.get(), &one, weight.data, plan.weight.get(), in.data, plan.in.get(), &beta,
-                       out.data, plan.out.get(), out.data, plan.out.get(), &plan.algorithm, workspace_.data,
-                       plan.workspace_bytes, stream_),
+  check(cublasLtMatmul(handle_.get(), plan.product.get(), &one, weight.data, plan.weight.get(), in.data,
+                       plan.in.get(), &beta, out.data, plan.out.get(), out.data, plan.out.get(),
+                       &plan.algorithm, workspace_.data, plan.workspace_bytes, stream_),
         "cublasLtMatmul");
 }
 

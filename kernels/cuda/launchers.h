@@ -1,6 +1,7 @@
-// What the kernel files offer to cuda_ops.cc: one function per kernel that picks the instance for the element type and
-// enqueues it. Pointers are device memory, named and shaped as in buffers/step_buffers.h; T is the type that `dtype` names
-// (f32, f16 or bf16). Grids depend on the arguments given here, never on what lies in memory.
+// What the kernel files offer to cuda_ops.cc: one function per kernel that picks the instance for the element
+// type and enqueues it. Pointers are device memory, named and shaped as in buffers/step_buffers.h; T is the
+// type that `dtype` names (f32, f16 or bf16). Grids depend on the arguments given here, never on what lies in
+// memory.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,9 +20,12 @@ namespace rondo::cuda {
 template <class F>
 void dispatch(DType dtype, const char* what, F f) {
   switch (dtype) {
-    case DType::f32: return f(static_cast<float*>(nullptr));
-    case DType::f16: return f(static_cast<__half*>(nullptr));
-    case DType::bf16: return f(static_cast<__nv_bfloat16*>(nullptr));
+    case DType::f32:
+      return f(static_cast<float*>(nullptr));
+    case DType::f16:
+      return f(static_cast<__half*>(nullptr));
+    case DType::bf16:
+      return f(static_cast<__nv_bfloat16*>(nullptr));
     default:
       throw Error(ErrorKind::InvalidArgument,
                   std::string(what) + ": expected elements of f32, f16 or bf16, found " + dtype_name(dtype));

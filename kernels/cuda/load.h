@@ -1,6 +1,6 @@
-// Loads and stores of 4 and 8 neighbouring elements in as few transactions as their type allows (16 bytes each at most).
-// Kernels compute in fp32 whatever the type in memory is. Plain loads, never ld.global.nc: most of what is read here was
-// written by the kernel before.
+// Loads and stores of 4 and 8 neighbouring elements in as few transactions as their type allows (16 bytes
+// each at most). Kernels compute in fp32 whatever the type in memory is. Plain loads, never ld.global.nc:
+// most of what is read here was written by the kernel before.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Sums and maxima over a warp or a block, in an order that depends on the block's size only: the same input gives the same
-// bits. All threads get the result. Blocks are of whole warps, 1024 threads at most.
+// Sums and maxima over a warp or a block, in an order that depends on the block's size only: the same input
+// gives the same bits. All threads get the result. Blocks are of whole warps, 1024 threads at most.
 #pragma once
 
 #include "kernels/cuda/dialect.h"
@@ -22,8 +22,8 @@ __device__ __forceinline__ V warp_reduce(V value, Op op) {
   return value;
 }
 
-// Every thread of the block must call it. `scratch`, one value per warp, is shared memory of the caller's and free for
-// other use when the call returns. `op` must be commutative; `identity` is its neutral value.
+// Every thread of the block must call it. `scratch`, one value per warp, is shared memory of the caller's and
+// free for other use when the call returns. `op` must be commutative; `identity` is its neutral value.
 template <class V, class Op>
 __device__ __forceinline__ V block_reduce(V value, V* scratch, V identity, Op op) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;

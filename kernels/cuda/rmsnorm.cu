@@ -11,9 +11,9 @@ constexpr int kThreads = 256;
 
 // The kernel.
 //
-// out[r] = x[g] / sqrt(mean(x[g]^2) + eps) * weight, g = gather[r] or r (Zhang and Sennrich, "Root Mean Square Layer
-// Normalization"). All in fp32 and rounded to T once.
-// Grid [rows], block 256, 8 elements a thread and turn. x is read twice, the second time out of L1.
+// out[r] = x[g] / sqrt(mean(x[g]^2) + eps) * weight, g = gather[r] or r (Zhang and Sennrich, "Root Mean
+// Square Layer Normalization"). All in fp32 and rounded to T once. Grid [rows], block 256, 8 elements a
+// thread and turn. x is read twice, the second time out of L1.
 template <class T>
 __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(const RmsNormArgs a) {
   RONDO_SHARED(scratch, float[32]);

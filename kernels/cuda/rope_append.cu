@@ -20,22 +20,24 @@ __device__ __forceinline__ RowRope row_rope(const RopeTables& rope, int64_t leng
   if (length <= rope.original_length) return {rope.inv_freq, 0, rope.scaling};
   if (rope.long_inv_freq) return {rope.long_inv_freq, 0, rope.long_scaling};
   if (!rope.dynamic) return {rope.inv_freq, 0, rope.scaling};
-  const float stretch = rope.dynamic_factor * static_cast<float>(length) / static_cast<float>(rope.original_length) -
-                        (rope.dynamic_factor - 1.0f);
+  const float stretch =
+      rope.dynamic_factor * static_cast<float>(length) / static_cast<float>(rope.original_length) -
+      (rope.dynamic_factor - 1.0f);
   const float d = static_cast<float>(head_dim);
   return {nullptr, rope.dynamic_theta * powf(stretch, d / (d - 2.0f)), rope.scaling};
 }
 
 // The kernel.
 //
-// One head of one row: y = x + bias; for q and k: y = RMSNorm(y) * norm where there is one (Qwen3), then with the angle
-// t_i = position * f_i of pair i, i < head_dim / 2 (Su et al., "RoFormer"; rotate-half form of the Hugging Face checkpoints):
+// One head of one row: y = x + bias; for q and k: y = RMSNorm(y) * norm where there is one (Qwen3), then with
+// the angle t_i = position * f_i of pair i, i < head_dim / 2 (Su et al., "RoFormer"; rotate-half form of the
+// Hugging Face checkpoints):
 //   out[i]                = (y[i] cos t_i - y[i + head_dim / 2] sin t_i) * scaling
 //   out[i + head_dim / 2] = (y[i + head_dim / 2] cos t_i + y[i] sin t_i) * scaling
 // q goes to `q` [R, Q], k and v to the page of (slot, position).
-// Grid [ceil((heads + 2 kv_heads) / 4), R], block 128: a warp per head, of which head_dim / 8 lanes work on 4 pairs each.
-// Angles reach 131072 rad, so sine and cosine are the accurate ones; the angle itself is an fp32 product, as it is in the
-// models' training code.
+// Grid [ceil((heads + 2 kv_heads) / 4), R], block 128: a warp per head, of which head_dim / 8 lanes work on 4
+// pairs each. Angles reach 131072 rad, so sine and cosine are the accurate ones; the angle itself is an fp32
+// product, as it is in the models' training code.
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppendArgs a) {
   const int head = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
@@ -45,7 +47,8 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
   const bool is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
   const int64_t r = blockIdx.y, D = a.head_dim;
   const Row row = a.rows[r];
-  if (!is_q && row.slot == 0) return;  // padding: nobody reads the scrap page, and all padding rows would write one place of it
+  if (!is_q && row.slot == 0)
+    return;  // padding: nobody reads the scrap page, and all padding rows would write one place of it
 
   float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
   if (active) {
@@ -87,8 +90,9 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
     const RowRope rope = row_rope(a.rope, prompt > now ? prompt : now, a.head_dim);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      const float f = rope.frequencies ? rope.frequencies[i + j]
-                                       : 1.0f / powf(rope.base, static_cast<float>(2 * (i + j)) / static_cast<float>(D));
+      const float f = rope.frequencies
+                          ? rope.frequencies[i + j]
+                          : 1.0f / powf(rope.base, static_cast<float>(2 * (i + j)) / static_cast<float>(D));
       float sine, cosine;
       sincosf(static_cast<float>(row.position) * f, &sine, &cosine);
       sine *= rope.scaling;
@@ -104,7 +108,8 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
     out = static_cast<T*>(a.q) + (r * a.heads + head) * D;
   } else {
     const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
-    const int64_t page = a.map.page_tables[row.slot * a.map.pages_per_slot + (row.position >> a.map.page_shift)];
+    const int64_t page =
+        a.map.page_tables[row.slot * a.map.pages_per_slot + (row.position >> a.map.page_shift)];
     const int64_t offset = row.position & ((1 << a.map.page_shift) - 1);
     out = static_cast<T*>(is_v ? a.v_pages : a.k_pages) +
           (((page * a.kv_heads + kv_head) << a.map.page_shift) + offset) * D;
@@ -120,7 +125,8 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
 void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, int rows, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>((args.heads + 2 * args.kv_heads + kWarps - 1) / kWarps);
   dispatch(dtype, "rope_append", [&]<class T>(T*) {
-    launch(rope_append_kernel<T>, dim3(blocks, static_cast<unsigned>(rows)), dim3(32 * kWarps), 0, stream, args);
+    launch(rope_append_kernel<T>, dim3(blocks, static_cast<unsigned>(rows)), dim3(32 * kWarps), 0, stream,
+           args);
   });
 }
 

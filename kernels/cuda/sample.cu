@@ -10,7 +10,8 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kUnroll = 4;
 constexpr int kDigits = 256;
-constexpr int kCopies = 8;  // of the histogram, so that lanes that hit the same digit rarely hit the same word
+constexpr int kCopies =
+    8;  // of the histogram, so that lanes that hit the same digit rarely hit the same word
 
 struct Larger {
   template <class V>
@@ -19,7 +20,8 @@ struct Larger {
   }
 };
 
-// A token and its value in one word: the larger word has the larger value, and among equal values the lower token.
+// A token and its value in one word: the larger word has the larger value, and among equal values the lower
+// token.
 __device__ __forceinline__ uint64_t ranked(float value, uint32_t token) {
   return static_cast<uint64_t>(order_key(value)) << 32 | ~token;
 }
@@ -37,7 +39,8 @@ struct Wanted {
   }
 };
 
-// 64-bit sums by digit, from 32-bit atomics, which shared memory has in hardware. An integer sum is the same in any order.
+// 64-bit sums by digit, from 32-bit atomics, which shared memory has in hardware. An integer sum is the same
+// in any order.
 struct Histogram {
   uint32_t low[kDigits * kCopies];
   uint32_t high[kDigits * kCopies];
@@ -61,7 +64,8 @@ struct Choice {
   uint64_t above;  // the weight of all keys whose known digits are larger
 };
 
-// The largest digit at which the weights above it and its own reach the target. One warp; every lane has 8 digits.
+// The largest digit at which the weights above it and its own reach the target. One warp; every lane has 8
+// digits.
 __device__ __forceinline__ Choice choose_digit(const Histogram& histogram, uint64_t above, uint64_t target) {
   constexpr uint32_t kPerLane = kDigits / 32;
   const uint32_t lane = threadIdx.x % 32, first = kDigits - 1 - lane * kPerLane;  // and downwards from it
@@ -87,11 +91,12 @@ __device__ __forceinline__ Choice choose_digit(const Histogram& histogram, uint6
   return choice;
 }
 
-// The largest key t such that the weights of all tokens with key >= t add up to at least `target`: 8 bits a pass, most
-// significant first. weight(key, value) of a token. Every thread of the block gets the result.
+// The largest key t such that the weights of all tokens with key >= t add up to at least `target`: 8 bits a
+// pass, most significant first. weight(key, value) of a token. Every thread of the block gets the result.
 template <class Weight>
-__device__ __forceinline__ uint32_t threshold_key(const Wanted& wanted, uint32_t V, uint64_t target, Histogram& histogram,
-                                                  Choice& choice, const Weight& weight) {
+__device__ __forceinline__ uint32_t threshold_key(const Wanted& wanted, uint32_t V, uint64_t target,
+                                                  Histogram& histogram, Choice& choice,
+                                                  const Weight& weight) {
   uint32_t prefix = 0, mask = 0;
   uint64_t above = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
@@ -120,10 +125,11 @@ __device__ __forceinline__ uint32_t threshold_key(const Wanted& wanted, uint32_t
 
 // The kernel.
 //
-// sampled[l] from logits[l] [V], as kernels/ops.h says and kernels/sampling_math.h computes: repetition penalty; greedy, or
-// temperature, top_k, top_p, min_p and the largest of gap + Gumbel noise. logprob = logit - max - log(sum exp(logit - max)).
-// Grid [L], block 1024. One pass over the logits finds their maximum, the sum of exponentials and the largest wanted logit,
-// which is all that greedy needs; top_k and top_p take four passes each (radix select over ordered keys), the draw one.
+// sampled[l] from logits[l] [V], as kernels/ops.h says and kernels/sampling_math.h computes: repetition
+// penalty; greedy, or temperature, top_k, top_p, min_p and the largest of gap + Gumbel noise. logprob = logit
+// - max - log(sum exp(logit - max)). Grid [L], block 1024. One pass over the logits finds their maximum, the
+// sum of exponentials and the largest wanted logit, which is all that greedy needs; top_k and top_p take four
+// passes each (radix select over ordered keys), the draw one.
 __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
   RONDO_SHARED(floats, float[32]);
   RONDO_SHARED(words, uint64_t[32]);
@@ -182,7 +188,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
         total += mass(order_key(value), value);
       }
       total = block_reduce(total, words, uint64_t{0}, Add());
-      const uint32_t key = threshold_key(wanted, V, top_p_target(params.top_p, total), histogram, choice, mass);
+      const uint32_t key =
+          threshold_key(wanted, V, top_p_target(params.top_p, total), histogram, choice, mass);
       least = Larger()(least, key);
     }
 

@@ -8,12 +8,14 @@ namespace {
 
 constexpr int kThreads = 128;
 
-unsigned blocks_for(int64_t columns) { return static_cast<unsigned>((columns + 8 * kThreads - 1) / (8 * kThreads)); }
+unsigned blocks_for(int64_t columns) {
+  return static_cast<unsigned>((columns + 8 * kThreads - 1) / (8 * kThreads));
+}
 
 // The kernels: grid [ceil(columns / 1024), R], block 128, 8 elements a thread.
 
-// h = silu(gate) * up, silu(g) = g / (1 + exp(-g)) (Shazeer, "GLU Variants Improve Transformer"), in fp32, rounded once.
-// gate_up [R, 2 F]: a row's F gate values, then its F up values; the bias is laid out likewise.
+// h = silu(gate) * up, silu(g) = g / (1 + exp(-g)) (Shazeer, "GLU Variants Improve Transformer"), in fp32,
+// rounded once. gate_up [R, 2 F]: a row's F gate values, then its F up values; the bias is laid out likewise.
 template <class T>
 __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const SiluMulArgs a) {
   const int64_t r = blockIdx.y, i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 8;

@@ -23,8 +23,8 @@ struct Layout {
 struct Product {
   uint32_t magic;
   cublasComputeType_t compute;
-  cudaDataType scale, bias_type;
-  int32_t pointer_mode, transa, transb;
+  cudaDataType scale;
+  int32_t bias_type, pointer_mode, transa, transb;
   uint32_t epilogue;
   const void* bias;
 };
@@ -40,7 +40,7 @@ struct Algorithm {
 };
 constexpr uint32_t kLayoutMagic = 0x4C41594F, kProductMagic = 0x50524F44, kPreferenceMagic = 0x50524546,
                    kAlgorithmMagic = 0x414C474F;
-constexpr cudaDataType kTypeOfD = cudaDataType(-1);  // the bias's, until set
+constexpr int32_t kTypeOfD = -1;  // the bias's, until set
 
 template <class State, class Opaque>
 State* state_of(Opaque* opaque, uint32_t magic) {

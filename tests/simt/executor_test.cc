@@ -129,7 +129,7 @@ TEST_P(Ordered, LastBlockSeesEveryBlocksPart) {
   for (size_t i = 0; i < in.size(); ++i) expected += in[i] = float(i % 7);
   DeviceArray<float> din(in), parts(kBlocks), out(1);
   DeviceArray<unsigned> count(std::vector<unsigned>{0});
-  launch(sum_by_last_block, dim3(kBlocks), dim3(32), 0, nullptr, out.data(), parts.data(), count.data(),
+  launch(sum_by_last_block<32>, dim3(kBlocks), dim3(32), 0, nullptr, out.data(), parts.data(), count.data(),
          din.data());
   EXPECT_EQ(out.download()[0], expected);  // small integers: exact in any order
 }

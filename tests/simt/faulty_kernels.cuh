@@ -82,7 +82,8 @@ __global__ void past_static_shared(float* out, const float* in) {
 }
 
 // Fault: in the launch, which gives 4 bytes too little.
-inline __global__ void reverse_in_dynamic_shared(float* out, const float* in) {
+template <bool>
+__global__ void reverse_in_dynamic_shared(float* out, const float* in) {
   RONDO_DYN_SHARED(float, buffer);
   buffer[threadIdx.x] = in[threadIdx.x];
   __syncthreads();

@@ -67,7 +67,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Sound{"sum_without_atomics", sum_without_atomics<false>, 1, 256, 0},
                     Sound{"blocks_overwrite", blocks_overwrite<false>, 4, 256, 0},
                     Sound{"past_static_shared", past_static_shared<false>, 1, 32, 0},
-                    Sound{"reverse_in_dynamic_shared", reverse_in_dynamic_shared, 1, 256, 1024},
+                    Sound{"reverse_in_dynamic_shared", reverse_in_dynamic_shared<true>, 1, 256, 1024},
                     Sound{"read_unwritten_shared", read_unwritten_shared<false>, 1, 256, 0},
                     Sound{"misaligned_load", misaligned_load<false>, 1, 32, 0},
                     Sound{"past_global", past_global<false>, 1, 256, 0},
@@ -148,7 +148,7 @@ TEST(FaultyKernel, TheExecutorWorksOnAfterAnError) {
 }
 
 TEST(FaultyKernel, LaunchesBeyondTheLimits) {
-  EXPECT_THROW(run(reverse_in_dynamic_shared, 1, 256, 50000, {}), rondo::Error);
+  EXPECT_THROW(run(reverse_in_dynamic_shared<true>, 1, 256, 50000, {}), rondo::Error);
   EXPECT_THROW(run(leave_before_barrier<false>, 1, 1025, 0, {}), rondo::Error);
   fake::reset();
 }
@@ -215,7 +215,7 @@ TEST(FaultyKernelDeathTest, PastStaticShared) {
   expect_death(past_static_shared<true>, 32, 0, "heap-buffer-overflow(.|\n)*faulty_kernels.cuh");
 }
 TEST(FaultyKernelDeathTest, DynamicSharedTooSmall) {
-  expect_death(reverse_in_dynamic_shared, 256, 1020, "heap-buffer-overflow(.|\n)*faulty_kernels.cuh");
+  expect_death(reverse_in_dynamic_shared<true>, 256, 1020, "heap-buffer-overflow(.|\n)*faulty_kernels.cuh");
 }
 TEST(FaultyKernelDeathTest, PastGlobal) {
   expect_death(past_global<true>, 256, 0, "heap-buffer-overflow(.|\n)*faulty_kernels.cuh");

@@ -104,6 +104,16 @@ void Fiber::entered() {
 #endif
 }
 
+#if defined(SIMT_TSAN)
+void Fiber::release_for(const Fiber& fiber, const Fiber& running, void* key) {
+  __tsan_switch_to_fiber(fiber.tsan_fiber_, __tsan_switch_to_fiber_no_sync);
+  __tsan_release(key);
+  __tsan_switch_to_fiber(running.tsan_fiber_, __tsan_switch_to_fiber_no_sync);
+}
+#else
+void Fiber::release_for(const Fiber&, const Fiber&, void*) {}
+#endif
+
 bool Fiber::overflowed() const { return owned_ && std::memcmp(stack_, &kCanary, sizeof kCanary) != 0; }
 
 }  // namespace simt

@@ -31,6 +31,8 @@ class Fiber {
   static void switch_to(Fiber& from, Fiber& to);
   // First thing on a new stack: tells AddressSanitizer that the switch is complete.
   static void entered();
+  // To ThreadSanitizer: what `fiber`, which never runs again, did comes before whoever acquires the key.
+  static void release_for(const Fiber& fiber, const Fiber& running, void* key);
   // Whether the stack was used up (the words at its end were written).
   bool overflowed() const;
 

@@ -165,9 +165,10 @@ __global__ void attend_combine(bf16* __restrict__ out, const float* __restrict__
 
 // out[0] = sum of in[0 .. 32 * gridDim.x): the last block to finish adds the blocks' parts. count must be 0
 // before.
-__global__ inline void sum_by_last_block(float* out, float* parts, unsigned* count, const float* in) {
+template <int kLanes>
+__global__ void sum_by_last_block(float* out, float* parts, unsigned* count, const float* in) {
   RONDO_SHARED(last, int);
-  const float sum = warp_sum(in[blockIdx.x * 32 + threadIdx.x]);
+  const float sum = warp_sum(in[blockIdx.x * kLanes + threadIdx.x]);
   if (threadIdx.x == 0) {
     parts[blockIdx.x] = sum;
     __threadfence();

@@ -133,8 +133,12 @@ class Grid {
     }
     tsan_release(&start_);
     if (pick()) Fiber::switch_to(main_, current());
-    tsan_acquire(&end_);
     if (failure_.empty() && exited_ != n_) failure_ = describe_deadlock();
+    if (!failure_.empty())
+      for (auto& t :
+           threads_)  // those that are stuck inside the kernel will not say themselves that they ended
+        if (t.fiber && t.state != State::exited) Fiber::release_for(*t.fiber, main_, &end_);
+    tsan_acquire(&end_);
     if (!failure_.empty()) throw error(failure_);
   }
 
@@ -234,7 +238,6 @@ class Grid {
     std::snprintf(text, sizeof text, "%s: block (%u,%u,%u) thread (%u,%u,%u) at %s:%u", what, b.x, b.y, b.z,
                   t.x, t.y, t.z, at.file ? at.file : "(no barrier or collective yet)", at.line);
     failure_ = text;
-    tsan_release(&end_);
     Fiber::switch_to(current(), main_);  // for good: the launch throws and the block's fibers are dropped
     std::abort();
   }
