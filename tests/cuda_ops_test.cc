@@ -312,6 +312,31 @@ TEST_F(CudaTest, SampleTakesTheLowestOfEqualTokensAndKeepsTies) {
   for (size_t v : {7u, 40u, 41u, 89u}) EXPECT_GT(times[v], 0) << v;
 }
 
+// 2000 tokens hold 99.85 % of the probability, in sums that carry from the low to the high word of a
+// histogram more than a thousand times; top_p 0.998 is met by them alone. A lost carry would miss 0.27 % and
+// let the other tokens in.
+TEST_F(CudaTest, SampleAddsProbabilitiesWithoutLosingACarry) {
+  Case c;
+  c.vocab = 2999;
+  Pair pair(c);
+  std::vector<float> logits(static_cast<size_t>(4 * c.vocab));
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const size_t v = i % 2999;
+    logits[i] = v == 0 ? 0.0f : v <= 2000 ? -0.1f : -5.8f;
+  }
+  pair.set(logits_of, logits);
+  pair.set_rows({{1, 11, 1, 1}, {1, 500, 2, 1}, {1, 3, 3, 1}, {1, 0, 4, 1}});
+  uint32_t seed = 0;  // of a draw that, with all tokens to choose from, falls on one of the others
+  for (int32_t token = 0; token <= 2000 && seed < 20000; token = sampled(pair.cpu)[0].token) {
+    pair.set_params({drawn(1, 0, 1, 0, 1, ++seed)});
+    pair.cpu.ops->sample({1, 1});
+  }
+  ASSERT_LT(seed, 20000u);
+  const auto found =
+      check_sample(pair, {drawn(1, 0, 0.998f, 0, 1, seed), drawn(1, 0, 1, 0, 1, seed), {}, {}});
+  EXPECT_LE(found[0].token, 2000);
+}
+
 TEST_F(CudaTest, SampleReportsRowsWithoutAnAnswerAndOnlyThose) {
   Case c;
   Pair pair(c);
