@@ -1,13 +1,18 @@
 #!/bin/sh
-# nvcc, with what ptxas says of each kernel (registers, spills) kept beside the object as OBJECT.ptxas.
+# nvcc, with two reports kept beside the object: OBJECT.ptxas, what ptxas says of each kernel (registers, spills), and
+# OBJECT.ptx, the kernels' PTX for the last architecture.
 for argument; do
   [ "$previous" = -o ] && object=$argument
   previous=$argument
 done
 [ -n "$object" ] || exec "$@"
-"$@" -Xptxas -v 2>"$object.stderr"
+mkdir -p "$object.keep"
+"$@" -Xptxas -v -keep -keep-dir "$object.keep" 2>"$object.stderr"
 status=$?
 grep -E '^ptxas info|bytes stack frame' "$object.stderr" >"$object.ptxas"
 grep -vE '^ptxas info|bytes stack frame' "$object.stderr" >&2
-rm -f "$object.stderr"
+for ptx in "$object.keep"/*.ptx; do
+  [ -e "$ptx" ] && mv "$ptx" "$object.ptx"
+done
+rm -rf "$object.stderr" "$object.keep"
 exit $status

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <thread>
 
@@ -41,6 +42,20 @@ class EngineTest : public testing::Test {
   EngineOptions options_ = tiny_options(DeviceKind::Cpu);
   Engine open() { return Engine::open(config_.path(), options_); }
 };
+
+// The file shrinks while its weights are read: the progress callback is where a test can do that.
+TEST(EngineLoading, B3_AShortReadInMidWeightsIsAnErrorThatNamesTheFile) {
+  namespace fs = std::filesystem;
+  const fs::path directory = fs::temp_directory_path() / ("rondo-shrinks-" + std::to_string(getpid()));
+  fs::copy(test::kSource / "models/demo", directory);
+  EngineOptions options;
+  options.device = DeviceKind::Cpu;
+  options.progress = [&](uint64_t done, uint64_t total) {
+    if (done < total / 2) fs::resize_file(directory / "model.safetensors", fs::file_size(directory / "model.safetensors") / 2);
+  };
+  expect_error(ErrorKind::InvalidModel, "model.safetensors", [&] { Engine::open(directory.string(), options); });
+  fs::remove_all(directory);
+}
 
 TEST_F(EngineTest, B7_LoadingAgainGivesTheSameTokens) {
   const auto prompt = some_tokens(9, kVocab, 1);

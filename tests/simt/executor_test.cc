@@ -1,8 +1,10 @@
 // The executor: kernels give what double-precision loops give, in every order of threads; intrinsics mean
 // what CUDA's do.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <random>
 #include <vector>
 
@@ -132,6 +134,38 @@ TEST_P(Ordered, LastBlockSeesEveryBlocksPart) {
   launch(sum_by_last_block<32>, dim3(kBlocks), dim3(32), 0, nullptr, out.data(), parts.data(), count.data(),
          din.data());
   EXPECT_EQ(out.download()[0], expected);  // small integers: exact in any order
+}
+
+// A static engine, say, whose work is still queued when the process ends.
+struct DestroyedLate {
+  float* x = nullptr;
+  ~DestroyedLate() {
+    launch(sum_by_last_block<32>, dim3(1), dim3(32), 0, nullptr, x, x + 1, reinterpret_cast<unsigned*>(x + 2),
+           static_cast<const float*>(x + 3));
+    float sum = 0;
+    cudaMemcpy(&sum, x, sizeof sum, cudaMemcpyDeviceToHost);
+    cudaFree(x);
+    _exit(sum == 64.0f ? 7 : 1);
+  }
+};
+void launch_in_a_static_destructor() {
+  static DestroyedLate late;
+  std::vector<float> values(35, 2.0f);
+  values[2] = 0;  // the count: 0 is all zero bits
+  void* p = nullptr;
+  cudaMalloc(&p, values.size() * sizeof(float));
+  late.x = static_cast<float*>(p);
+  cudaMemcpy(p, values.data(), values.size() * sizeof(float), cudaMemcpyHostToDevice);
+  launch(gemv<1>, dim3(1), dim3(32), 0, nullptr, late.x, static_cast<const bf16*>(p),
+         static_cast<const bf16*>(p), 0,
+         0);  // so that the thread's fibers exist, and are destroyed first
+  cudaStreamSynchronize(nullptr);
+  std::exit(1);
+}
+
+TEST(ExecutorDeathTest, KernelsRunInStaticDestructors) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(launch_in_a_static_destructor(), testing::ExitedWithCode(7), "");
 }
 
 }  // namespace

@@ -34,10 +34,29 @@ void tsan_acquire(void*) {}
 constexpr size_t kMaxStaticShared = 48 * 1024;
 constexpr unsigned kWarpSize = 32;
 
-struct PooledFiber {
-  std::unique_ptr<Fiber> fiber;
+void enter_fiber();
+
+// Fibers, kept from launch to launch; each OS thread has its own.
+struct Pool {
+  struct Item {
+    std::unique_ptr<Fiber> fiber;
+  };
+  std::vector<Item> items;
+  ~Pool();
+
+  Fiber* add() {
+    items.push_back({std::make_unique<Fiber>(enter_fiber, items.size())});
+    return items.back().fiber.get();
+  }
 };
-thread_local std::vector<PooledFiber> pool;  // kept from launch to launch; each OS thread has its own
+thread_local bool pool_is_gone = false;
+Pool::~Pool() { pool_is_gone = true; }
+
+Pool& pool() {
+  static auto* late = new Pool;  // static destructors launch kernels after their thread's own pool has gone
+  static thread_local Pool own;
+  return pool_is_gone ? *late : own;
+}
 
 enum class State : uint8_t { fresh, ready, running, at_barrier, in_collective, exited };
 
@@ -81,8 +100,6 @@ void poison(void* address, size_t bytes) {  // garbage, as on the device: NaN to
   }
 }
 
-void enter_fiber();
-
 // One launch. Blocks run one after another; a block's threads run until they wait or end.
 class Grid {
  public:
@@ -96,15 +113,15 @@ class Grid {
         dynamic_(exact_allocation(dynamic_bytes)),
         random_(options.seed * 0x9E3779B97F4A7C15ull + 1) {
     if constexpr (kTsan) {  // it watches malloc too: allocate from this thread, before any fiber runs
-      while (pool.size() < n_) pool.push_back({std::make_unique<Fiber>(enter_fiber, pool.size())});
+      while (pool_.items.size() < n_) pool_.add();
       arena_ = static_cast<char*>(exact_allocation(2 * kMaxStaticShared));
     }
-    for (auto& p : pool) free_.push_back({p.fiber.get()});
+    for (auto& item : pool_.items) free_.push_back({item.fiber.get()});
     ready_.resize(n_);
     order_.resize(n_);
   }
   ~Grid() {
-    if (!failure_.empty()) pool.clear();  // some of its fibers are stuck inside the kernel
+    if (!failure_.empty()) pool_.items.clear();  // some of its fibers are stuck inside the kernel
     if (kTsan)
       std::free(arena_);
     else
@@ -246,6 +263,7 @@ class Grid {
   dim3 grid_, block_;
   const std::function<void()>& body_;
   const Options options_;
+  Pool& pool_ = pool();
   const unsigned n_;  // threads of a block
   unsigned running_ = 0, next_ = 0, exited_ = 0, waiting_ = 0, generation_ = 0;
   unsigned head_ = 0, tail_ = 0;  // of the ring ready_: [head_, tail_)
@@ -300,11 +318,8 @@ class Grid {
   }
 
   Fiber* fiber_for(unsigned thread) {
-    if (kTsan) return pool[thread].fiber.get();  // one each, to be able to race with the others
-    if (free_.empty()) {
-      pool.push_back({std::make_unique<Fiber>(enter_fiber, pool.size())});
-      free_.push_back({pool.back().fiber.get()});
-    }
+    if (kTsan) return pool_.items[thread].fiber.get();  // one each, to be able to race with the others
+    if (free_.empty()) free_.push_back({pool_.add()});
     Fiber* fiber = free_.back().fiber;
     free_.pop_back();
     return fiber;
