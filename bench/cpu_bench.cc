@@ -1,7 +1,9 @@
-// The CPU backend against the speed of memory, at the shape of Llama-3.2-1B with random bf16 weights (2.5 GB).
+// The CPU backend against the speed of memory, at the shape of Llama-3.2-1B with random bf16 weights (2.5
+// GB).
 //
-// Every figure is bytes of weights (and of K/V, where they count) per second; `ceiling` is that over what the same threads
-// reach when they only read (plain loads in order: prefetching made it slower). --benchmark_filter=Step/1 is one whole decode step.
+// Every figure is bytes of weights (and of K/V, where they count) per second; `ceiling` is that over what the
+// same threads reach when they only read (plain loads in order: prefetching made it slower).
+// --benchmark_filter=Step/1 is one whole decode step.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -101,15 +103,18 @@ struct Fixture {
       state = state * 6364136223846793005u + 1442695040888963407u;
       bits[i] = static_cast<uint16_t>(0x3C80u | ((state >> 33) & 0x807Fu));
     }
-    for (int64_t i = 0; i < d.head_dim / 2; ++i) model.rope.inv_freq.as<float>()[i] = 1.0f / static_cast<float>(1 + i);
+    for (int64_t i = 0; i < d.head_dim / 2; ++i)
+      model.rope.inv_freq.as<float>()[i] = 1.0f / static_cast<float>(1 + i);
     buffers = std::make_unique<Arena>(*device, "buffers", [&](Layout& l) { b = lay_out_step(l, d); });
     std::vector<KvPages> kv;
     pages = std::make_unique<Arena>(*device, "pages", [&](Layout& l) { kv = lay_out_pages(l, d); });
     for (size_t i = 0; i < kv.size(); ++i) model.layers[i].pages = kv[i];
-    std::memset(pages->data(), 0, pages->bytes());  // else the first rows of every page would pay for the system's zeroing
+    std::memset(pages->data(), 0,
+                pages->bytes());  // else the first rows of every page would pay for the system's zeroing
     std::memset(buffers->data(), 0, buffers->bytes());
     int32_t page = 1;
-    for (int64_t i = d.pages_per_slot(); i < d.slots() * d.pages_per_slot(); ++i) b.page_tables.as<int32_t>()[i] = page++;
+    for (int64_t i = d.pages_per_slot(); i < d.slots() * d.pages_per_slot(); ++i)
+      b.page_tables.as<int32_t>()[i] = page++;
     ceiling = read_ceiling(*weights, threads);
     ops = make_cpu_ops(d, b, model, threads);
   }
@@ -119,7 +124,8 @@ struct Fixture {
     const Bucket bucket = bucket_of(d, rows);
     const bool prompt = rows > d.max_sequences;
     for (int r = 0; r < bucket.rows; ++r)
-      b.rows.as<Row>()[r] = prompt ? Row{r + 1, position - rows + 1 + r, 1, 1} : Row{r + 1, position, r + 1, 1};
+      b.rows.as<Row>()[r] =
+          prompt ? Row{r + 1, position - rows + 1 + r, 1, 1} : Row{r + 1, position, r + 1, 1};
     for (int l = 0; l < bucket.logit_rows; ++l) b.logit_rows.as<int32_t>()[l] = l;
     return bucket;
   }
@@ -130,7 +136,8 @@ Fixture* fixture = nullptr;  // of main(); Google Benchmark's functions take no 
 void report(benchmark::State& state, uint64_t bytes) {
   const double total = static_cast<double>(bytes) * static_cast<double>(state.iterations());
   state.SetBytesProcessed(static_cast<int64_t>(total));
-  state.counters["ceiling_%"] = benchmark::Counter(100 * total / fixture->ceiling, benchmark::Counter::kIsRate);
+  state.counters["ceiling_%"] =
+      benchmark::Counter(100 * total / fixture->ceiling, benchmark::Counter::kIsRate);
 }
 
 template <class Verb>
@@ -147,7 +154,8 @@ void run_verb(benchmark::State& state, int position, uint64_t bytes_per_layer, c
 }
 
 void Qkv(benchmark::State& s) {
-  run_verb(s, 512, fixture->model.layers[0].qkv.weight.bytes(), [](Fixture& f, Bucket k, Layer& l) { f.ops->qkv(k, l); });
+  run_verb(s, 512, fixture->model.layers[0].qkv.weight.bytes(),
+           [](Fixture& f, Bucket k, Layer& l) { f.ops->qkv(k, l); });
 }
 void OProj(benchmark::State& s) {
   run_verb(s, 512, fixture->model.layers[0].o_proj.weight.bytes(),
@@ -173,7 +181,8 @@ void Attend(benchmark::State& s) {
 void Sample(benchmark::State& s) {
   Fixture& f = *fixture;
   const Bucket bucket = f.fill_rows(1, 512);
-  for (int64_t v = 0; v < f.d.vocab_size; ++v) f.b.logits.as<float>()[v] = static_cast<float>(v * 7919 % 1000) * 0.02f;
+  for (int64_t v = 0; v < f.d.vocab_size; ++v)
+    f.b.logits.as<float>()[v] = static_cast<float>(v * 7919 % 1000) * 0.02f;
   SlotParams& p = f.b.slots.as<SlotParams>()[1];
   p = SlotParams{};
   if (s.range(0) > 0) p.temperature = 0.8f;
@@ -200,7 +209,8 @@ void Step(benchmark::State& state) {
     f.ops->sample(k);
   }
   const int64_t sequences = rows > f.d.max_sequences ? 1 : rows;
-  report(state, f.weights->bytes() + static_cast<uint64_t>(sequences * (position + 1) * f.d.kv_size() * f.d.layers) * 2 * 2);
+  report(state, f.weights->bytes() +
+                    static_cast<uint64_t>(sequences * (position + 1) * f.d.kv_size() * f.d.layers) * 2 * 2);
   state.counters["tokens/s"] =
       benchmark::Counter(static_cast<double>(state.iterations()) * rows, benchmark::Counter::kIsRate);
 }

@@ -1,33 +1,34 @@
-// The CPU backend's verbs against loops in double precision, row bits against company and threads, and what a draw may be.
+// The CPU backend's verbs against loops in double precision, row bits against company and threads, and what a
+// draw may be.
 //
-// Each verb is compared given the inputs it actually had, so bounds do not pile up. A sum of n fp32 products is off by at
-// most (n + 8) 2^-24 times the sum of their magnitudes (Higham, "Accuracy and Stability", 3.1), whatever its order.
+// Each verb is compared given the inputs it actually had, so bounds do not pile up. A sum of n fp32 products
+// is off by at most (n + 8) 2^-24 times the sum of their magnitudes (Higham, "Accuracy and Stability", 3.1),
+// whatever its order.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <set>
 #include <thread>
+#include <vector>
 
 #include "buffers/arena.h"
 #include "buffers/error.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/rope.h"
-#include "kernels/cpu/sample.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
-#include "kernels/sampling_math.h"
 
 namespace rondo {
 namespace {
 
 constexpr double kEps = 0x1p-24;
-constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 double at(const View& v, int64_t i) {
@@ -36,8 +37,10 @@ double at(const View& v, int64_t i) {
 }
 
 void put(const View& v, int64_t i, float value) {
-  if (v.dtype == DType::f32) v.as<float>()[i] = value;
-  else v.as<uint16_t>()[i] = v.dtype == DType::f16 ? f16_from_f32(value) : bf16_from_f32(value);
+  if (v.dtype == DType::f32)
+    v.as<float>()[i] = value;
+  else
+    v.as<uint16_t>()[i] = v.dtype == DType::f16 ? f16_from_f32(value) : bf16_from_f32(value);
 }
 
 // Half a unit in the last place of `value` once stored.
@@ -54,8 +57,9 @@ struct Spec {
 };
 
 void PrintTo(const Spec& s, std::ostream* out) {
-  *out << dtype_name(s.dtype) << " head_dim " << s.head_dim << " heads " << s.heads << "/" << s.kv_heads << " page "
-       << s.page_size << " window " << s.window << (s.bias ? " bias" : "") << (s.head_norm ? " head_norm" : "");
+  *out << dtype_name(s.dtype) << " head_dim " << s.head_dim << " heads " << s.heads << "/" << s.kv_heads
+       << " page " << s.page_size << " window " << s.window << (s.bias ? " bias" : "")
+       << (s.head_norm ? " head_norm" : "");
 }
 
 // One layer with random weights, K/V pages filled at random, slots 1 .. 34 with pages in a shuffled order.
@@ -118,9 +122,11 @@ struct Bed {
     });
     all.push_back(l.pages.k);
     all.push_back(l.pages.v);
-    for (const View& v : all) fill(v, v.shape.rank == 2 ? 1.0f / std::sqrt(static_cast<float>(v.shape[1])) : 1.0f);
+    for (const View& v : all)
+      fill(v, v.shape.rank == 2 ? 1.0f / std::sqrt(static_cast<float>(v.shape[1])) : 1.0f);
     for (int i = 0; i < s.head_dim / 2; ++i)
-      m.rope.inv_freq.as<float>()[i] = std::pow(100.0f, -2.0f * static_cast<float>(i) / static_cast<float>(s.head_dim));
+      m.rope.inv_freq.as<float>()[i] =
+          std::pow(100.0f, -2.0f * static_cast<float>(i) / static_cast<float>(s.head_dim));
     m.lm_head.weight = m.embedding;
     l.sliding_window = s.window;
     std::vector<int32_t> pages(static_cast<size_t>(d.pages) - 1);
@@ -139,7 +145,8 @@ struct Bed {
   Row& row(int r) { return b.rows.as<Row>()[r]; }
   Bucket set_rows(const std::vector<Row>& rows) {
     const Bucket bucket = bucket_of(d, static_cast<int>(rows.size()));
-    for (int r = 0; r < bucket.rows; ++r) row(r) = r < static_cast<int>(rows.size()) ? rows[static_cast<size_t>(r)] : Row{};
+    for (int r = 0; r < bucket.rows; ++r)
+      row(r) = r < static_cast<int>(rows.size()) ? rows[static_cast<size_t>(r)] : Row{};
     return bucket;
   }
   int64_t page_element(int slot, int64_t position, int64_t kv_head) const {
@@ -189,7 +196,8 @@ void expect_rms_norm(const float* x, const View& weight, double eps, int64_t n, 
 
 // A prompt of five rows across a page's edge, two rows of another sequence further on, then padding.
 std::vector<Row> mixed_rows() {
-  return {{3, 29, 1, 5}, {202, 30, 1, 0}, {0, 31, 1, 0}, {77, 32, 1, 0}, {5, 33, 1, 0}, {9, 0, 2, 1}, {11, 70, 3, 1}};
+  return {{3, 29, 1, 5}, {202, 30, 1, 0}, {0, 31, 1, 0}, {77, 32, 1, 0},
+          {5, 33, 1, 0}, {9, 0, 2, 1},    {11, 70, 3, 1}};
 }
 
 class CpuVerbs : public testing::TestWithParam<Spec> {};
@@ -202,12 +210,14 @@ TEST_P(CpuVerbs, EmbedCopiesAndMarksTokens) {
   for (size_t r = 0; r < rows.size(); ++r) {
     marked.insert({rows[r].slot, rows[r].token});
     for (int64_t i = 0; i < t.s.hidden; ++i)
-      ASSERT_EQ(t.b.x.as<float>()[static_cast<int64_t>(r) * t.s.hidden + i], at(t.m.embedding, rows[r].token * t.s.hidden + i));
+      ASSERT_EQ(t.b.x.as<float>()[static_cast<int64_t>(r) * t.s.hidden + i],
+                at(t.m.embedding, rows[r].token * t.s.hidden + i));
   }
   const int64_t words = t.b.seen.shape[1];
   for (int slot = 1; slot < t.d.slots(); ++slot)
     for (int v = 0; v < t.s.vocab; ++v)
-      ASSERT_EQ((t.b.seen.as<uint32_t>()[slot * words + v / 32] >> (v % 32)) & 1u, marked.count({slot, v})) << slot << " " << v;
+      ASSERT_EQ((t.b.seen.as<uint32_t>()[slot * words + v / 32] >> (v % 32)) & 1u, marked.count({slot, v}))
+          << slot << " " << v;
 }
 
 TEST_P(CpuVerbs, QkvNormsRotatesAndStores) {
@@ -238,7 +248,8 @@ TEST_P(CpuVerbs, QkvNormsRotatesAndStores) {
         for (int i = 0; i < D; ++i) {
           Bounded& e = y[static_cast<size_t>(i)];
           const double w = std::fabs(at(weight, i));
-          e.error = w / rms * (e.error + std::fabs(e.value) / rms * worst) + (D + 8) * kEps * w * std::fabs(e.value) / rms;
+          e.error = w / rms * (e.error + std::fabs(e.value) / rms * worst) +
+                    (D + 8) * kEps * w * std::fabs(e.value) / rms;
           e.value = e.value / rms * at(weight, i);
         }
       }
@@ -248,12 +259,14 @@ TEST_P(CpuVerbs, QkvNormsRotatesAndStores) {
           const int pair = i % (D / 2);
           const Bounded a = y[static_cast<size_t>(pair)], c = y[static_cast<size_t>(pair + D / 2)];
           const float angle = static_cast<float>(rows[r].position) * t.m.rope.inv_freq.as<float>()[pair];
-          const double cosine = std::cos(static_cast<double>(angle)), sine = std::sin(static_cast<double>(angle));
+          const double cosine = std::cos(static_cast<double>(angle)),
+                       sine = std::sin(static_cast<double>(angle));
           e.value = i < D / 2 ? a.value * cosine - c.value * sine : c.value * cosine + a.value * sine;
           e.error = a.error + c.error + 4 * kEps * (std::fabs(a.value) + std::fabs(c.value));
         }
         if (is_q) {
-          ASSERT_NEAR(t.b.q.as<float>()[row * t.d.q_size() + h * D + i], e.value, e.error) << r << " " << h << " " << i;
+          ASSERT_NEAR(t.b.q.as<float>()[row * t.d.q_size() + h * D + i], e.value, e.error)
+              << r << " " << h << " " << i;
           continue;
         }
         const int g = (h - t.s.heads) % t.s.kv_heads;
@@ -305,9 +318,11 @@ TEST_P(CpuVerbs, AttendIsSoftmaxOverTheWindow) {
           value += scores[p] / sum * v;
           magnitude += scores[p] / sum * std::fabs(v);
         }
-        // scores shift numerator and denominator by their error each; then two sums of n, and exponentials good to 4 ulp
+        // scores shift numerator and denominator by their error each; then two sums of n, and exponentials
+        // good to 4 ulp
         const double error = (2 * worst + (2 * n + 32) * kEps) * magnitude;
-        ASSERT_NEAR(t.b.o.as<float>()[r * t.d.q_size() + h * D + i], value, error) << "row " << r << " head " << h;
+        ASSERT_NEAR(t.b.o.as<float>()[r * t.d.q_size() + h * D + i], value, error)
+            << "row " << r << " head " << h;
       }
     }
   }
@@ -328,7 +343,8 @@ TEST_P(CpuVerbs, ProductsAndLogits) {
       for (int64_t n = 0; n < H; ++n) {
         const Bounded y = dot(in.as<float>() + r * in.shape[1], linear, n);
         const double want = x[static_cast<size_t>(r * H + n)] + y.value;
-        ASSERT_NEAR(t.b.x.as<float>()[r * H + n], want, y.error + 2 * kEps * std::fabs(want)) << r << " " << n;
+        ASSERT_NEAR(t.b.x.as<float>()[r * H + n], want, y.error + 2 * kEps * std::fabs(want))
+            << r << " " << n;
       }
   };
   t.ops->add_project(k, t.b.o, l.o_proj);
@@ -355,7 +371,8 @@ TEST_P(CpuVerbs, ProductsAndLogits) {
   t.ops->logits(k);
   for (int64_t i = 0; i < k.logit_rows; ++i) {
     const float* norm = t.b.norm.as<float>() + i * H;
-    expect_rms_norm(t.b.x.as<float>() + t.b.logit_rows.as<int32_t>()[i] * H, t.m.final_norm, t.m.rms_norm_eps, H, norm);
+    expect_rms_norm(t.b.x.as<float>() + t.b.logit_rows.as<int32_t>()[i] * H, t.m.final_norm, t.m.rms_norm_eps,
+                    H, norm);
     for (int64_t v = 0; v < V; ++v) {
       const Bounded y = dot(norm, t.m.lm_head, v);
       ASSERT_NEAR(t.b.logits.as<float>()[i * V + v], y.value, y.error) << i << " " << v;
@@ -397,11 +414,13 @@ std::vector<Spec> specs() {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuVerbs, testing::ValuesIn(specs()));
 
-// Whatever else is in the step, and however many threads, the bits of one row: x, q, o, h, logits, its draw, its K and V.
+// Whatever else is in the step, and however many threads, the bits of one row: x, q, o, h, logits, its draw,
+// its K and V.
 std::vector<char> bits_of_row(const Spec& spec, int rows, int place) {
   Bed t(spec);
   std::vector<Row> all;
-  for (int r = 0; r < rows; ++r) all.push_back({(r * 31 + 5) % spec.vocab, 10 + r, r < place ? r + 2 : r + 1, 1});
+  for (int r = 0; r < rows; ++r)
+    all.push_back({(r * 31 + 5) % spec.vocab, 10 + r, r < place ? r + 2 : r + 1, 1});
   all[static_cast<size_t>(place)] = {17, 37, 1, 1};
   t.b.slots.as<SlotParams>()[1].temperature = 1;
   t.step(t.set_rows(all));
@@ -409,7 +428,8 @@ std::vector<char> bits_of_row(const Spec& spec, int rows, int place) {
   const auto keep = [&](const void* p, int64_t bytes) {
     bits.insert(bits.end(), static_cast<const char*>(p), static_cast<const char*>(p) + bytes);
   };
-  for (const View& v : {t.b.x, t.b.q, t.b.o, t.b.h, t.b.logits}) keep(v.as<float>() + place * v.shape[1], v.shape[1] * 4);
+  for (const View& v : {t.b.x, t.b.q, t.b.o, t.b.h, t.b.logits})
+    keep(v.as<float>() + place * v.shape[1], v.shape[1] * 4);
   keep(t.b.sampled.as<Sampled>() + place, sizeof(Sampled));
   const int64_t size = static_cast<int64_t>(dtype_bytes(spec.dtype));
   for (int g = 0; g < spec.kv_heads; ++g)
@@ -429,10 +449,12 @@ TEST(CpuRows, BitsDependOnNeitherCompanyNorThreads) {
       s.bias = s.head_norm = true;
       const std::vector<char> alone = bits_of_row(s, 1, 0);
       for (int threads : {1, 2, 3})
-        for (auto [rows, place] : {std::pair{1, 0}, {2, 1}, {3, 0}, {5, 4}, {7, 3}, {8, 5}, {33, 0}, {33, 20}, {33, 32}}) {
+        for (auto [rows, place] :
+             {std::pair{1, 0}, {2, 1}, {3, 0}, {5, 4}, {7, 3}, {8, 5}, {33, 0}, {33, 20}, {33, 32}}) {
           s.threads = threads;
           ASSERT_TRUE(bits_of_row(s, rows, place) == alone)
-              << dtype_name(dtype) << " hidden " << hidden << " threads " << threads << " row " << place << " of " << rows;
+              << dtype_name(dtype) << " hidden " << hidden << " threads " << threads << " row " << place
+              << " of " << rows;
         }
     }
   }
@@ -446,14 +468,22 @@ TEST(CpuRows, NaNInOneRowLeavesTheOthersBitsAlone) {
   const Bucket k = dirty.set_rows(rows);
   put(dirty.m.embedding, 2 * s.hidden, kNan);
   dirty.m.lm_head = {};
-  dirty.ops = make_cpu_ops(dirty.d, dirty.b, [&] { Model m = dirty.m; m.lm_head.weight = clean.m.embedding; return m; }(), 2);
+  dirty.ops = make_cpu_ops(
+      dirty.d, dirty.b,
+      [&] {
+        Model m = dirty.m;
+        m.lm_head.weight = clean.m.embedding;
+        return m;
+      }(),
+      2);
   dirty.step(k);
   EXPECT_EQ(dirty.b.sampled.as<Sampled>()[1].status, Sampled::kNumerical);
   EXPECT_EQ(dirty.b.sampled.as<Sampled>()[1].token, 0);
   for (int r : {0, 2}) {
     EXPECT_EQ(dirty.b.sampled.as<Sampled>()[r].status, Sampled::kOk);
     EXPECT_EQ(memcmp(dirty.b.logits.as<float>() + r * s.vocab, clean.b.logits.as<float>() + r * s.vocab,
-                     static_cast<size_t>(s.vocab) * 4), 0);
+                     static_cast<size_t>(s.vocab) * 4),
+              0);
   }
 }
 
@@ -490,8 +520,8 @@ TEST(Convert, RoundsToNearestEvenAndBack) {
   }
   EXPECT_EQ(f16_from_f32(65519.9f), 0x7BFF);
   EXPECT_EQ(f16_from_f32(65520.0f), 0x7C00);
-  EXPECT_EQ(bf16_from_f32(1.00390625f), 0x3F80);   // 1 + 2^-8: half way, to even
-  EXPECT_EQ(bf16_from_f32(1.01171875f), 0x3F82);   // 1 + 3 2^-8: half way, to even
+  EXPECT_EQ(bf16_from_f32(1.00390625f), 0x3F80);  // 1 + 2^-8: half way, to even
+  EXPECT_EQ(bf16_from_f32(1.01171875f), 0x3F82);  // 1 + 3 2^-8: half way, to even
 }
 
 TEST(CpuRope, TablesFollowTheLengthOfTheSequence) {
@@ -504,7 +534,8 @@ TEST(CpuRope, TablesFollowTheLengthOfTheSequence) {
   rope.original_length = 8;
   rope_angles(rope, 4, 7, 0, out);
   EXPECT_EQ(out[1], std::cos(0.7f) * 1.5f);
-  rope_angles(rope, 4, 3, 9, out);  // the prompt is longer than the table, so its early rows use the long one too
+  rope_angles(rope, 4, 3, 9,
+              out);  // the prompt is longer than the table, so its early rows use the long one too
   EXPECT_EQ(out[0], std::cos(1.5f) * 2.5f);
   EXPECT_EQ(out[2], std::sin(1.5f) * 2.5f);
   rope.long_inv_freq = {};

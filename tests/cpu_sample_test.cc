@@ -1,7 +1,10 @@
-// What a draw may be: the generator's known answers, exact sets of kept tokens, exact probabilities, rows that are not numbers.
+// What a draw may be: the generator's known answers, exact sets of kept tokens, exact probabilities, rows
+// that are not numbers.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <random>
 #include <set>
@@ -16,7 +19,8 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-Sampled draw(const std::vector<float>& logits, const SlotParams& params, int position = 0, std::vector<uint32_t> seen = {}) {
+Sampled draw(const std::vector<float>& logits, const SlotParams& params, int position = 0,
+             std::vector<uint32_t> seen = {}) {
   SampleScratch scratch(logits.size());
   seen.resize(logits.size() / 32 + 1);
   return sample_row(logits.data(), logits.size(), params, position, seen.data(), scratch);
@@ -50,8 +54,9 @@ SlotParams at_temperature(float t) {
   return p;
 }
 
-// Pearson's statistic of n counts is about chi-squared of n - 1 degrees k, of mean k and deviation sqrt(2 k); ten deviations
-// above the mean is less likely than 1e-10 for a right sampler of up to 20 tokens, and the seeds are fixed besides.
+// Pearson's statistic of n counts is about chi-squared of n - 1 degrees k, of mean k and deviation sqrt(2 k);
+// ten deviations above the mean is less likely than 1e-10 for a right sampler of up to 20 tokens, and the
+// seeds are fixed besides.
 void expect_distribution(const std::vector<int>& n, const std::vector<double>& p) {
   double total = 0, statistic = 0;
   for (int c : n) total += c;
@@ -87,7 +92,8 @@ TEST(SamplingMath, UniformIsOpenAndNoiseBounded) {
 
 TEST(SamplingMath, OrderKeyOrdersFloats) {
   const std::vector<float> ascending = {-kInf, -3e38f, -1.0f, -1e-40f, 0.0f, 1e-40f, 1.0f, 3e38f, kInf};
-  for (size_t i = 0; i + 1 < ascending.size(); ++i) EXPECT_LT(order_key(ascending[i]), order_key(ascending[i + 1])) << i;
+  for (size_t i = 0; i + 1 < ascending.size(); ++i)
+    EXPECT_LT(order_key(ascending[i]), order_key(ascending[i + 1])) << i;
   EXPECT_EQ(order_key(-0.0f), order_key(0.0f));
 }
 
@@ -139,11 +145,13 @@ TEST(CpuSample, DrawsFollowTheProbabilities) {
   for (double x : p) cooled.push_back(std::pow(x, 1 / 0.7)), sum += cooled.back();
   for (double& x : cooled) x /= sum;
   expect_distribution(counts(logs(p), at_temperature(0.7f)), cooled);
-  expect_distribution(counts(std::vector<float>(16, 3.0f), at_temperature(2)), std::vector<double>(16, 1.0 / 16));
+  expect_distribution(counts(std::vector<float>(16, 3.0f), at_temperature(2)),
+                      std::vector<double>(16, 1.0 / 16));
 }
 
 TEST(CpuSample, KeptSetsAreExact) {
-  const std::vector<float> logits = logs({0.05, 0.3, 0.1, 0.2, 0.1, 0.15, 0.06, 0.04});  // descending: 1 3 5 (2 4) 6 0 7
+  const std::vector<float> logits =
+      logs({0.05, 0.3, 0.1, 0.2, 0.1, 0.15, 0.06, 0.04});  // descending: 1 3 5 (2 4) 6 0 7
   const auto with = [&](int top_k, float top_p, float min_p) {
     SlotParams p = at_temperature(1);
     p.top_k = top_k;
@@ -203,7 +211,8 @@ TEST(CpuSample, ThresholdsAgreeWithSorting) {
       for (size_t v = 0; v < n; ++v) {
         const float gap = scaled_gap(logits[v], sorted[0], p.temperature);
         if (logits[v] < least || (p.min_p > 0 && !min_p_keeps(gap, p.min_p))) continue;
-        const float value = gap + gumbel_noise(static_cast<uint32_t>(v), static_cast<uint32_t>(position), 42, 0);
+        const float value =
+            gap + gumbel_noise(static_cast<uint32_t>(v), static_cast<uint32_t>(position), 42, 0);
         if (value > best) best = value, want = v;
       }
       ASSERT_EQ(draw(logits, p, position).token, static_cast<int>(want)) << round << " " << position;

@@ -1,19 +1,24 @@
-// One row's query heads over the pages of one K/V head: softmax(q k^T scale) v, each page read once for the whole group.
+// One row's query heads over the pages of one K/V head: softmax(q k^T scale) v, each page read once for the
+// whole group.
 //
-// Positions are taken in chunks that end at multiples of kChunk (or of the page, where that is shorter). Per chunk: scores,
-// then a running maximum and sum for each head, then the weighted values join the output, rescaled when the maximum grew.
-// Chunks follow one another in order, so that a row's bits depend on its own positions only.
-#include "kernels/cpu/simd.h"
-
+// Positions are taken in chunks that end at multiples of kChunk (or of the page, where that is shorter). Per
+// chunk: scores, then a running maximum and sum for each head, then the weighted values join the output,
+// rescaled when the maximum grew. Chunks follow one another in order, so that a row's bits depend on its own
+// positions only.
 #include <limits>
 #include <type_traits>
 
+#include "kernels/cpu/simd.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attend.cc"
+// foreach_target.h comes first, for it includes this file once per instruction set.
+// clang-format off
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/widen-inl.h"
+// clang-format on
 
 #ifndef RONDO_KERNELS_CPU_ATTEND_CHUNK
 #define RONDO_KERNELS_CPU_ATTEND_CHUNK
@@ -34,10 +39,14 @@ HWY_INLINE void by_four(size_t group, const F& f) {
   size_t h = 0;
   for (; h + 4 <= group; h += 4) f(h, std::integral_constant<size_t, 4>());
   switch (group - h) {
-    case 1: return f(h, std::integral_constant<size_t, 1>());
-    case 2: return f(h, std::integral_constant<size_t, 2>());
-    case 3: return f(h, std::integral_constant<size_t, 3>());
-    default: return;
+    case 1:
+      return f(h, std::integral_constant<size_t, 1>());
+    case 2:
+      return f(h, std::integral_constant<size_t, 2>());
+    case 3:
+      return f(h, std::integral_constant<size_t, 3>());
+    default:
+      return;
   }
 }
 
@@ -50,11 +59,12 @@ HWY_INLINE void sum_four(Floats a, Floats b, Floats c, Floats e, float* HWY_REST
   sums[3] = hn::GetLane(e);
 #else
   const Float d;
-  const hn::RepartitionToWide<hn::RebindToUnsigned<Float>> pairs;
+  const hn::RepartitionToWide<hn::RebindToUnsigned<Float> > pairs;
   const auto ab = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
   const auto ce = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
-  const Floats blocks = hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
-                                hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce)));  // a b c e in each four lanes
+  const Floats blocks =
+      hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
+              hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce)));  // a b c e in each four lanes
   HWY_ALIGN float lanes[kMaxLanes];
   hn::Store(blocks, d, lanes);
   const hn::Full128<float> four;
@@ -85,7 +95,8 @@ HWY_INLINE void score(const HeadGroup& a, const T* k, size_t count, float* score
       for (; j + N <= D; j += N)
         add(load(d, key + j), [&](const float* p) HWY_ATTR { return hn::LoadU(d, p + j); });
       if (j < D)
-        add(load_first(d, key + j, D - j), [&](const float* p) HWY_ATTR { return load_first(d, p + j, D - j); });
+        add(load_first(d, key + j, D - j),
+            [&](const float* p) HWY_ATTR { return load_first(d, p + j, D - j); });
       float* out = scores + h * kChunk + i;
       if constexpr (kHeads == 1) {
         out[0] = a.scale * hn::GetLane(hn::SumOfLanes(d, s0));
@@ -100,7 +111,8 @@ HWY_INLINE void score(const HeadGroup& a, const T* k, size_t count, float* score
 
 // o[h] = o[h] * factors[h] + sum_i weights[h * kChunk + i] v[i], i < count.
 template <class T>
-HWY_INLINE void add_values(const HeadGroup& a, const T* v, size_t count, const float* weights, const float* factors) {
+HWY_INLINE void add_values(const HeadGroup& a, const T* v, size_t count, const float* weights,
+                           const float* factors) {
   const Float d;
   const size_t N = hn::Lanes(d), D = a.head_dim;
   by_four(a.group, [&](size_t h, auto heads) HWY_ATTR {
@@ -143,8 +155,8 @@ HWY_INLINE void add_values(const HeadGroup& a, const T* v, size_t count, const f
   });
 }
 
-// Turns a chunk's scores into exp(score - max) and brings the running maximum and sum up to date. Returns the factor by
-// which all that came before shrinks.
+// Turns a chunk's scores into exp(score - max) and brings the running maximum and sum up to date. Returns the
+// factor by which all that came before shrinks.
 HWY_INLINE float soften(float* scores, size_t count, float& max, float& sum) {
   const Float d;
   const size_t N = hn::Lanes(d);
@@ -159,7 +171,8 @@ HWY_INLINE float soften(float* scores, size_t count, float& max, float& sum) {
     hn::StoreU(e, d, scores + i);
     part = hn::Add(part, e);
   }
-  const float factor = hn::GetLane(hn::Exp(d, hn::Set(d, max - now)));  // 0 before the first chunk, where max is -inf
+  const float factor =
+      hn::GetLane(hn::Exp(d, hn::Set(d, max - now)));  // 0 before the first chunk, where max is -inf
   max = now;
   sum = sum * factor + hn::GetLane(hn::SumOfLanes(d, part));
   return factor;

@@ -1,5 +1,5 @@
-// The seven verbs on the CPU. A verb is a few loops over rows or outputs that the pool's threads share; on return it has
-// happened. Activations are fp32; scratch is allocated by the constructor and never again.
+// The seven verbs on the CPU. A verb is a few loops over rows or outputs that the pool's threads share; on
+// return it has happened. Activations are fp32; scratch is allocated by the constructor and never again.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -41,9 +41,12 @@ class CpuOps final : public Ops {
         model_(model),
         pool_(threads),
         active_(static_cast<size_t>(dims.max_rows())),
-        cos_sin_(static_cast<size_t>(pool_.threads()), std::vector<float>(static_cast<size_t>(dims.head_dim))),
-        attend_scratch_(static_cast<size_t>(pool_.threads()), std::vector<float>(attend_scratch_floats(group()))),
-        sample_scratch_(static_cast<size_t>(pool_.threads()), SampleScratch(static_cast<size_t>(dims.vocab_size))) {}
+        cos_sin_(static_cast<size_t>(pool_.threads()),
+                 std::vector<float>(static_cast<size_t>(dims.head_dim))),
+        attend_scratch_(static_cast<size_t>(pool_.threads()),
+                        std::vector<float>(attend_scratch_floats(group()))),
+        sample_scratch_(static_cast<size_t>(pool_.threads()),
+                        SampleScratch(static_cast<size_t>(dims.vocab_size))) {}
 
   void embed(Bucket bucket) override {
     const int64_t H = d_.hidden_size, words = b_.seen.shape[1];
@@ -61,7 +64,8 @@ class CpuOps final : public Ops {
     norm_rows(bucket.rows, layer.attention_norm, [](int64_t r) { return r; });
     product(b_.norm, layer.qkv, bucket.rows, b_.qkv, false);
     share(bucket.rows, d_.qkv_size() * 4, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t r = begin; r < end; ++r) place_heads(r, layer, cos_sin_[static_cast<size_t>(thread)].data());
+      for (int64_t r = begin; r < end; ++r)
+        place_heads(r, layer, cos_sin_[static_cast<size_t>(thread)].data());
     });
   }
 
@@ -71,11 +75,12 @@ class CpuOps final : public Ops {
       if (row(r).run > 0) last = r + row(r).run;
       if (r < last) active_[count++] = static_cast<int32_t>(r);
     }
-    share(static_cast<int64_t>(count) * d_.kv_heads, kWorthSharing, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t i = begin; i < end; ++i)
-        attend_one(active_[static_cast<size_t>(i / d_.kv_heads)], i % d_.kv_heads, layer,
-                   attend_scratch_[static_cast<size_t>(thread)].data());
-    });
+    share(static_cast<int64_t>(count) * d_.kv_heads, kWorthSharing,
+          [&](int64_t begin, int64_t end, int thread) {
+            for (int64_t i = begin; i < end; ++i)
+              attend_one(active_[static_cast<size_t>(i / d_.kv_heads)], i % d_.kv_heads, layer,
+                         attend_scratch_[static_cast<size_t>(thread)].data());
+          });
   }
 
   void add_project(Bucket bucket, const View& in, const Linear& linear) override {
@@ -86,20 +91,23 @@ class CpuOps final : public Ops {
     norm_rows(bucket.rows, layer.mlp_norm, [](int64_t r) { return r; });
     const int64_t F = d_.intermediate_size;
     const Product p = make_product(b_.norm, layer.gate_up, bucket.rows, b_.gate_up, false);
-    // A thread makes the gates and the ups of its own range, so that it can join them without waiting for another.
+    // A thread makes the gates and the ups of its own range, so that it can join them without waiting for
+    // another.
     share(groups(F), 2 * kProductGroup * d_.hidden_size * bucket.rows, [&](int64_t begin, int64_t end, int) {
       const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
       multiply(p, static_cast<size_t>(from), static_cast<size_t>(to));
       multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to));
       for (int64_t r = 0; r < bucket.rows; ++r) {
         const float* gate = b_.gate_up.as<float>() + r * 2 * F;
-        silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from), b_.h.as<float>() + r * F + from);
+        silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
+                      b_.h.as<float>() + r * F + from);
       }
     });
   }
 
   void logits(Bucket bucket) override {
-    norm_rows(bucket.logit_rows, model_.final_norm, [&](int64_t l) { return int64_t{b_.logit_rows.as<int32_t>()[l]}; });
+    norm_rows(bucket.logit_rows, model_.final_norm,
+              [&](int64_t l) { return int64_t{b_.logit_rows.as<int32_t>()[l]}; });
     product(b_.norm, model_.lm_head, bucket.logit_rows, b_.logits, false);
   }
 
@@ -108,9 +116,9 @@ class CpuOps final : public Ops {
     share(bucket.logit_rows, V, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t l = begin; l < end; ++l) {
         const Row& from = row(b_.logit_rows.as<int32_t>()[l]);
-        b_.sampled.as<Sampled>()[l] =
-            sample_row(b_.logits.as<float>() + l * V, static_cast<size_t>(V), slot(from.slot), from.position,
-                       b_.seen.as<uint32_t>() + from.slot * words, sample_scratch_[static_cast<size_t>(thread)]);
+        b_.sampled.as<Sampled>()[l] = sample_row(
+            b_.logits.as<float>() + l * V, static_cast<size_t>(V), slot(from.slot), from.position,
+            b_.seen.as<uint32_t>() + from.slot * words, sample_scratch_[static_cast<size_t>(thread)]);
       }
     });
   }
@@ -146,9 +154,11 @@ class CpuOps final : public Ops {
   void product(const View& in, const Linear& linear, int64_t rows, const View& out, bool add) {
     const Product p = make_product(in, linear, rows, out, add);
     const int64_t outputs = linear.weight.shape[0];
-    share(groups(outputs), kProductGroup * linear.weight.shape[1] * rows, [&](int64_t begin, int64_t end, int) {
-      multiply(p, static_cast<size_t>(begin * kProductGroup), static_cast<size_t>(std::min(outputs, end * kProductGroup)));
-    });
+    share(groups(outputs), kProductGroup * linear.weight.shape[1] * rows,
+          [&](int64_t begin, int64_t end, int) {
+            multiply(p, static_cast<size_t>(begin * kProductGroup),
+                     static_cast<size_t>(std::min(outputs, end * kProductGroup)));
+          });
   }
 
   // norm[i] = RMSNorm(x[from(i)]) * weight
@@ -157,7 +167,8 @@ class CpuOps final : public Ops {
     const int64_t H = d_.hidden_size;
     share(rows, H, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i)
-        rms_norm(x(from(i)), weight, model_.rms_norm_eps, static_cast<size_t>(H), b_.norm.as<float>() + i * H);
+        rms_norm(x(from(i)), weight, model_.rms_norm_eps, static_cast<size_t>(H),
+                 b_.norm.as<float>() + i * H);
     });
   }
 
@@ -174,7 +185,8 @@ class CpuOps final : public Ops {
       rotate(cos_sin, D, head);
     }
     std::memcpy(b_.q.as<float>() + r * Q, q, static_cast<size_t>(Q) * sizeof(float));
-    if (at.slot == 0) return;  // padding: nobody reads the scrap page, and all padding rows would write the same place of it
+    if (at.slot == 0)
+      return;  // padding: nobody reads the scrap page, and all padding rows would write the same place of it
     const int64_t page = page_table(at.slot)[at.position / d_.page_size];
     for (int64_t g = 0; g < d_.kv_heads; ++g) {
       const int64_t offset = ((page * d_.kv_heads + g) * d_.page_size + at.position % d_.page_size) * D;
@@ -206,7 +218,9 @@ class CpuOps final : public Ops {
     attend_group(heads);
   }
 
-  const int32_t* page_table(int64_t s) const { return b_.page_tables.as<int32_t>() + s * b_.page_tables.shape[1]; }
+  const int32_t* page_table(int64_t s) const {
+    return b_.page_tables.as<int32_t>() + s * b_.page_tables.shape[1];
+  }
 
   const StepDims d_;
   const StepBuffers b_;
@@ -221,13 +235,15 @@ class CpuOps final : public Ops {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model, int threads) {
+std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
+                                  int threads) {
   if (dims.activation_dtype != DType::f32)
     throw Error(ErrorKind::InvalidArgument, std::string("activation_dtype: expected f32 on the CPU, found ") +
                                                 dtype_name(dims.activation_dtype));
   if (dims.kv_heads < 1 || dims.heads % dims.kv_heads != 0)
-    throw Error(ErrorKind::InvalidArgument, "heads: expected a multiple of kv_heads " + std::to_string(dims.kv_heads) +
-                                                ", found " + std::to_string(dims.heads));
+    throw Error(ErrorKind::InvalidArgument, "heads: expected a multiple of kv_heads " +
+                                                std::to_string(dims.kv_heads) + ", found " +
+                                                std::to_string(dims.heads));
   return std::make_unique<CpuOps>(dims, buffers, model, threads);
 }
 

@@ -1,15 +1,18 @@
 // What happens to one row between products: norm, activation, widening, and the softmax sum of the logits.
-#include "kernels/cpu/simd.h"
-
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/simd.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cc"
+// foreach_target.h comes first, for it includes this file once per instruction set.
+// clang-format off
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "kernels/cpu/widen-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace rondo {
@@ -37,14 +40,14 @@ float sum_of_squares(const float* x, size_t n) {
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3))));
 }
 
-// y[i] = f(i, load(p, i)) over n elements, where load(p, i) reads N lanes at p + i, or the last n - i of them.
+// y[i] = f(i, load(p, i)) over n elements, where load(p, i) reads N lanes at p + i, or the last n - i of
+// them.
 template <class F>
 HWY_INLINE void map(size_t n, float* y, const F& f) {
   const Float d;
   const size_t N = hn::Lanes(d);
   size_t i = 0;
-  for (; i + N <= n; i += N)
-    hn::StoreU(f([&](auto* p) HWY_ATTR { return load(d, p + i); }), d, y + i);
+  for (; i + N <= n; i += N) hn::StoreU(f([&](auto* p) HWY_ATTR { return load(d, p + i); }), d, y + i);
   if (i < n) store_first(f([&](auto* p) HWY_ATTR { return load_first(d, p + i, n - i); }), d, y + i, n - i);
 }
 
@@ -60,7 +63,8 @@ void silu_multiply(const float* gate, const float* up, size_t n, float* h) {
   const Float d;
   map(n, h, [&](const auto& at) HWY_ATTR {
     const Floats g = at(gate);
-    const Floats e = hn::Exp(d, hn::Min(hn::Neg(g), hn::Set(d, 88.0f)));  // beyond 88 exp overflows, and silu is 0 already
+    const Floats e =
+        hn::Exp(d, hn::Min(hn::Neg(g), hn::Set(d, 88.0f)));  // beyond 88 exp overflows, and silu is 0 already
     return hn::Mul(hn::Div(g, hn::Add(hn::Set(d, 1.0f), e)), at(up));
   });
 }
@@ -99,7 +103,8 @@ LogitStats logit_stats(const float* logits, size_t n) {
   double sum = hn::GetLane(hn::SumOfLanes(d, add(hn::Zero(d), hn::LoadU(d, last))));
   for (size_t block = 0; block < whole; block += kExpBlock) {
     Floats part = hn::Zero(d);
-    for (size_t i = block; i < HWY_MIN(whole, block + kExpBlock); i += N) part = add(part, hn::LoadU(d, logits + i));
+    for (size_t i = block; i < HWY_MIN(whole, block + kExpBlock); i += N)
+      part = add(part, hn::LoadU(d, logits + i));
     sum += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, part)));
   }
   stats.log_sum = std::log(sum);

@@ -1,29 +1,34 @@
-// Rows times a weight matrix. Needs: each weight read from memory once per step, and every (row, output) summed in one
-// order: one accumulator of vector width runs along k, then its lanes are added.
+// Rows times a weight matrix. Needs: each weight read from memory once per step, and every (row, output)
+// summed in one order: one accumulator of vector width runs along k, then its lanes are added.
 //
-// A tile is up to kTileRows rows x 4 outputs of such accumulators in registers: at one row that is four streams of weights,
-// read at the speed of memory; at many rows each loaded vector is used four to six times. For more rows than a tile has,
-// outputs are taken in panels whose weights stay in the L2 cache while all rows pass, and k in chunks whose rows stay in L1;
-// accumulators wait in memory between chunks, which changes no bit of them.
+// A tile is up to kTileRows rows x 4 outputs of such accumulators in registers: at one row that is four
+// streams of weights, read at the speed of memory; at many rows each loaded vector is used four to six times.
+// For more rows than a tile has, outputs are taken in panels whose weights stay in the L2 cache while all
+// rows pass, and k in chunks whose rows stay in L1; accumulators wait in memory between chunks, which changes
+// no bit of them.
 //
-// Four streams a row apart defeat the hardware's prefetcher. So the weights that come next are asked for in the order of
-// their addresses, into L2, while these are used: measured on a Zen 4 core, 25 GB/s where the streams alone reach 17.
-#include "kernels/cpu/simd.h"
-
+// Four streams a row apart defeat the hardware's prefetcher. So the weights that come next are asked for in
+// the order of their addresses, into L2, while these are used: measured on a Zen 4 core, 25 GB/s where the
+// streams alone reach 17.
 #include <algorithm>
+
+#include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/multiply.cc"
+// foreach_target.h comes first, for it includes this file once per instruction set.
+// clang-format off
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/widen-inl.h"
+// clang-format on
 
 HWY_BEFORE_NAMESPACE();
 namespace rondo {
 namespace HWY_NAMESPACE {
 
 // 24 accumulators where there are 32 vector registers, 8 where there are 16.
-#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3  // the better a target, the smaller its number
 constexpr bool kManyRegisters = false;
 #else
 constexpr bool kManyRegisters = true;
@@ -31,32 +36,33 @@ constexpr bool kManyRegisters = true;
 constexpr size_t kTileRows = kManyRegisters ? 6 : 4;
 constexpr size_t kGroup = static_cast<size_t>(kProductGroup);
 constexpr size_t kPanelOutputs = 32;
-constexpr size_t kPanelBytes = 256 * 1024;  // a quarter of a common L2 cache
-constexpr size_t kChunk = 512;              // 6 rows of it are 12 KiB, beside 4 KiB of bf16 weights
+constexpr size_t kPanelBytes = 256 * 1024;    // a quarter of a common L2 cache
+constexpr size_t kChunk = 512;                // 6 rows of it are 12 KiB, beside 4 KiB of bf16 weights
 constexpr size_t kChunkStride = kChunk + 16;  // rows a power of two apart would fight for the same cache ways
 
-// Highway's vectors cannot be elements of arrays on every target, so the accumulators are variables, c[row][output].
+// Highway's vectors cannot be elements of arrays on every target, so the accumulators are variables,
+// c[row][output].
 #define RONDO_ROWS(M) M(0) M(1) M(2) M(3) M(4) M(5)
-#define RONDO_DECLARE(r)                                                                     \
+#define RONDO_DECLARE(r) \
   [[maybe_unused]] Floats c##r##0 = hn::Zero(d), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
-#define RONDO_RESUME(r)                                                              \
-  if constexpr (kRows > r) {                                                         \
-    c##r##0 = hn::Load(d, sums + (r * kGroup + 0) * N);                              \
-    if constexpr (kOutputs > 1) c##r##1 = hn::Load(d, sums + (r * kGroup + 1) * N);  \
-    if constexpr (kOutputs > 2) c##r##2 = hn::Load(d, sums + (r * kGroup + 2) * N);  \
-    if constexpr (kOutputs > 2) c##r##3 = hn::Load(d, sums + (r * kGroup + 3) * N);  \
+#define RONDO_RESUME(r)                                                             \
+  if constexpr (kRows > r) {                                                        \
+    c##r##0 = hn::Load(d, sums + (r * kGroup + 0) * N);                             \
+    if constexpr (kOutputs > 1) c##r##1 = hn::Load(d, sums + (r * kGroup + 1) * N); \
+    if constexpr (kOutputs > 2) c##r##2 = hn::Load(d, sums + (r * kGroup + 2) * N); \
+    if constexpr (kOutputs > 2) c##r##3 = hn::Load(d, sums + (r * kGroup + 3) * N); \
   }
-#define RONDO_SUSPEND(r)                                                             \
-  if constexpr (kRows > r) {                                                         \
-    hn::Store(c##r##0, d, sums + (r * kGroup + 0) * N);                              \
-    if constexpr (kOutputs > 1) hn::Store(c##r##1, d, sums + (r * kGroup + 1) * N);  \
-    if constexpr (kOutputs > 2) hn::Store(c##r##2, d, sums + (r * kGroup + 2) * N);  \
-    if constexpr (kOutputs > 2) hn::Store(c##r##3, d, sums + (r * kGroup + 3) * N);  \
+#define RONDO_SUSPEND(r)                                                            \
+  if constexpr (kRows > r) {                                                        \
+    hn::Store(c##r##0, d, sums + (r * kGroup + 0) * N);                             \
+    if constexpr (kOutputs > 1) hn::Store(c##r##1, d, sums + (r * kGroup + 1) * N); \
+    if constexpr (kOutputs > 2) hn::Store(c##r##2, d, sums + (r * kGroup + 2) * N); \
+    if constexpr (kOutputs > 2) hn::Store(c##r##3, d, sums + (r * kGroup + 3) * N); \
   }
-#define RONDO_ACCUMULATE(r)                                         \
-  if constexpr (kRows > r) {                                        \
-    const Floats a = row(r);                                        \
-    c##r##0 = hn::MulAdd(a, w0, c##r##0);                           \
+#define RONDO_ACCUMULATE(r)                                           \
+  if constexpr (kRows > r) {                                          \
+    const Floats a = row(r);                                          \
+    c##r##0 = hn::MulAdd(a, w0, c##r##0);                             \
     if constexpr (kOutputs > 1) c##r##1 = hn::MulAdd(a, w1, c##r##1); \
     if constexpr (kOutputs > 2) c##r##2 = hn::MulAdd(a, w2, c##r##2); \
     if constexpr (kOutputs > 2) c##r##3 = hn::MulAdd(a, w3, c##r##3); \
@@ -69,11 +75,11 @@ HWY_INLINE void fetch(const char* p) {
   if constexpr (kBytes > 64) fetch<kBytes - 64>(p + 64);
 }
 
-// sums[row][output], vectors of N lanes, kGroup outputs a row: of k elements, begun from zero or resumed. kOutputs 1, 2, 4.
-// Meanwhile fetches as many bytes as it reads from `ahead` on, unless null.
+// sums[row][output], vectors of N lanes, kGroup outputs a row: of k elements, begun from zero or resumed.
+// kOutputs 1, 2, 4. Meanwhile fetches as many bytes as it reads from `ahead` on, unless null.
 template <int kRows, int kOutputs, class T>
-HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_RESTRICT w, size_t w_stride, size_t k,
-                     const char* ahead, bool resume, float* HWY_RESTRICT sums) {
+HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_RESTRICT w, size_t w_stride,
+                     size_t k, const char* ahead, bool resume, float* HWY_RESTRICT sums) {
   const Float d;
   const size_t N = hn::Lanes(d);
   RONDO_ROWS(RONDO_DECLARE)
@@ -110,8 +116,8 @@ HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_
 
 // `outputs` of a group, 4 but at a matrix's end.
 template <int kRows, class T>
-HWY_INLINE void tile_group(const float* x, size_t x_stride, const T* w, size_t w_stride, size_t k, const char* ahead,
-                           bool resume, float* sums, size_t outputs) {
+HWY_INLINE void tile_group(const float* x, size_t x_stride, const T* w, size_t w_stride, size_t k,
+                           const char* ahead, bool resume, float* sums, size_t outputs) {
   const size_t N = hn::Lanes(Float());
   if (outputs == kGroup) {
     if constexpr (kManyRegisters || kRows <= 2) {
@@ -133,16 +139,18 @@ void finish(const Product& p, size_t row, size_t rows, size_t output, size_t out
   for (size_t r = 0; r < rows; ++r) {
     for (size_t j = 0; j < outputs; ++j) {
       float value = hn::GetLane(hn::SumOfLanes(d, hn::Load(d, sums + (r * kGroup + j) * N)));
-      if (p.bias) with_elements(p.bias.dtype, p.bias.data, [&](auto* bias) HWY_ATTR {
-        value += hn::GetLane(load_first(d, bias + output + j, 1));
-      });
+      if (p.bias)
+        with_elements(p.bias.dtype, p.bias.data, [&](auto* bias) HWY_ATTR {
+          value += hn::GetLane(load_first(d, bias + output + j, 1));
+        });
       float& y = p.y[(row + r) * p.y_stride + output + j];
       y = p.add ? y + value : value;
     }
   }
 }
 
-// Rows row .. row + kRows - 1 of outputs begin .. end - 1, at most kPanelOutputs where the rows are more than one tile.
+// Rows row .. row + kRows - 1 of outputs begin .. end - 1, at most kPanelOutputs where the rows are more than
+// one tile.
 template <int kRows, class T>
 HWY_NOINLINE void panel(const Product& p, const T* weights, size_t row, size_t begin, size_t end) {
   HWY_ALIGN float sums[kPanelOutputs * kTileRows * kMaxLanes];
@@ -162,7 +170,8 @@ HWY_NOINLINE void panel(const Product& p, const T* weights, size_t row, size_t b
   const char* ahead = row == 0 ? address(end) : nullptr;  // the next panel, once
   for (size_t k = 0; k < K; k += kChunk) {
     const size_t length = std::min(kChunk, K - k);
-    for (size_t r = 0; r < kRows; ++r) memcpy(near + r * kChunkStride, x + r * p.x_stride + k, length * sizeof(float));
+    for (size_t r = 0; r < kRows; ++r)
+      memcpy(near + r * kChunkStride, x + r * p.x_stride + k, length * sizeof(float));
     for (size_t n = begin; n < end; n += kGroup) {
       tile_group<kRows>(near, kChunkStride, weights + n * K + k, K, length, ahead, k > 0,
                         sums + (n - begin) / kGroup * group_sums, std::min(kGroup, end - n));
@@ -184,19 +193,29 @@ void multiply_range(const Product& p, const T* weights, size_t begin, size_t end
       const size_t left = p.rows - row, tiles = (left + kTileRows - 1) / kTileRows;
       take = (left + tiles - 1) / tiles;  // 8 rows as 4 and 4, not 6 and 2
       switch (take) {
-        case 1: panel<1>(p, weights, row, n, stop); break;
-        case 2: panel<2>(p, weights, row, n, stop); break;
-        case 3: panel<3>(p, weights, row, n, stop); break;
-        case 4: panel<4>(p, weights, row, n, stop); break;
+        case 1:
+          panel<1>(p, weights, row, n, stop);
+          break;
+        case 2:
+          panel<2>(p, weights, row, n, stop);
+          break;
+        case 3:
+          panel<3>(p, weights, row, n, stop);
+          break;
+        case 4:
+          panel<4>(p, weights, row, n, stop);
+          break;
         default:
-          if constexpr (kManyRegisters) take == 5 ? panel<5>(p, weights, row, n, stop) : panel<6>(p, weights, row, n, stop);
+          if constexpr (kManyRegisters)
+            take == 5 ? panel<5>(p, weights, row, n, stop) : panel<6>(p, weights, row, n, stop);
       }
     }
   }
 }
 
 void multiply(const Product& p, size_t begin, size_t end) {
-  with_elements(p.weight.dtype, p.weight.data, [&](auto* weights) HWY_ATTR { multiply_range(p, weights, begin, end); });
+  with_elements(p.weight.dtype, p.weight.data,
+                [&](auto* weights) HWY_ATTR { multiply_range(p, weights, begin, end); });
 }
 
 const char* simd_name() { return hwy::TargetName(HWY_TARGET); }
@@ -210,7 +229,9 @@ namespace rondo {
 HWY_EXPORT(multiply);
 HWY_EXPORT(simd_name);
 
-void multiply(const Product& product, size_t begin, size_t end) { HWY_DYNAMIC_DISPATCH(multiply)(product, begin, end); }
+void multiply(const Product& product, size_t begin, size_t end) {
+  HWY_DYNAMIC_DISPATCH(multiply)(product, begin, end);
+}
 const char* simd_name() { return HWY_DYNAMIC_DISPATCH(simd_name)(); }
 }  // namespace rondo
 #endif

@@ -8,13 +8,15 @@ namespace {
 
 float dynamic_base(const Rope& rope, int64_t head_dim, int64_t length) {
   const double d = static_cast<double>(head_dim), factor = rope.dynamic_factor;
-  const double stretch = factor * static_cast<double>(length) / static_cast<double>(rope.original_length) - (factor - 1.0);
+  const double stretch =
+      factor * static_cast<double>(length) / static_cast<double>(rope.original_length) - (factor - 1.0);
   return static_cast<float>(rope.dynamic_theta * std::pow(stretch, d / (d - 2.0)));
 }
 
 }  // namespace
 
-void rope_angles(const Rope& rope, int64_t head_dim, int64_t position, int64_t prompt_length, float* cos_sin) {
+void rope_angles(const Rope& rope, int64_t head_dim, int64_t position, int64_t prompt_length,
+                 float* cos_sin) {
   const int64_t pairs = head_dim / 2, length = std::max(prompt_length, position + 1);
   const bool beyond = length > rope.original_length;
   const bool dynamic = beyond && rope.dynamic;

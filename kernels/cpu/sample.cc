@@ -11,12 +11,15 @@
 namespace rondo {
 namespace {
 
-// gumbel_of(bits) is never above this: -log(-log(1 - u)) <= -log(u), and u >= 2^-(leading zeros + 1). The slack is for the
-// rounding of both. It spares most tokens two logarithms.
-float most_noise(uint32_t bits) { return 0.6931472f * static_cast<float>(std::countl_zero(bits) + 1) + 0.01f; }
+// gumbel_of(bits) is never above this: -log(-log(1 - u)) <= -log(u), and u >= 2^-(leading zeros + 1). The
+// slack is for the rounding of both. It spares most tokens two logarithms.
+float most_noise(uint32_t bits) {
+  return 0.6931472f * static_cast<float>(std::countl_zero(bits) + 1) + 0.01f;
+}
 
-// The largest key t such that the weights of all tokens with key >= t add up to at least target(weight of all), or 0 where
-// all of them are less. Eight bits of the key per pass: `weight` is called in the first pass for all tokens, later for few.
+// The largest key t such that the weights of all tokens with key >= t add up to at least target(weight of
+// all), or 0 where all of them are less. Eight bits of the key per pass: `weight` is called in the first pass
+// for all tokens, later for few.
 template <class Key, class Weight, class Target>
 uint32_t threshold_key(size_t n, const Key& key, const Weight& weight, const Target& target_of) {
   uint32_t prefix = 0, mask = 0;
@@ -37,7 +40,9 @@ uint32_t threshold_key(size_t n, const Key& key, const Weight& weight, const Tar
   return prefix;
 }
 
-size_t argmax(const float* logits, size_t n) { return static_cast<size_t>(std::max_element(logits, logits + n) - logits); }
+size_t argmax(const float* logits, size_t n) {
+  return static_cast<size_t>(std::max_element(logits, logits + n) - logits);
+}
 
 size_t draw(const float* logits, size_t n, size_t likeliest, const SlotParams& p, int32_t position) {
   const float max = logits[likeliest];
@@ -46,24 +51,27 @@ size_t draw(const float* logits, size_t n, size_t likeliest, const SlotParams& p
 
   uint32_t least = 0;  // the key of the last token kept
   if (p.top_k > 0 && static_cast<size_t>(p.top_k) < n)
-    least = threshold_key(n, key, [](size_t) { return uint64_t{1}; },
-                          [&](uint64_t) { return static_cast<uint64_t>(p.top_k); });
+    least = threshold_key(
+        n, key, [](size_t) { return uint64_t{1}; }, [&](uint64_t) { return static_cast<uint64_t>(p.top_k); });
   if (p.top_p < 1) {
     const auto mass = [&](size_t v) {
       const float g = gap(v);
       return g < -28.0f || key(v) < least ? 0 : fixed_probability(g);  // exp(-28) is below one unit
     };
-    least = std::max(least, threshold_key(n, key, mass, [&](uint64_t total) { return top_p_target(p.top_p, total); }));
+    least = std::max(
+        least, threshold_key(n, key, mass, [&](uint64_t total) { return top_p_target(p.top_p, total); }));
   }
 
   const auto bits_of = [&](size_t v) {
     return noise_bits(static_cast<uint32_t>(v), static_cast<uint32_t>(position), p.seed_low, p.seed_high);
   };
   size_t best = likeliest;
-  float best_value = gumbel_of(bits_of(likeliest));  // a high bar from the start: most tokens cannot reach it with any noise
+  float best_value =
+      gumbel_of(bits_of(likeliest));  // a high bar from the start: most tokens cannot reach it with any noise
   for (size_t v = 0; v < n; ++v) {
     const float g = gap(v);
-    if (g + kMaxGumbelNoise < best_value || key(v) < least || !(p.min_p <= 0 || min_p_keeps(g, p.min_p))) continue;
+    if (g + kMaxGumbelNoise < best_value || key(v) < least || !(p.min_p <= 0 || min_p_keeps(g, p.min_p)))
+      continue;
     const uint32_t bits = bits_of(v);
     if (g + most_noise(bits) < best_value) continue;
     const float value = g + gumbel_of(bits);
@@ -77,17 +85,19 @@ size_t draw(const float* logits, size_t n, size_t likeliest, const SlotParams& p
 
 }  // namespace
 
-Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position, const uint32_t* seen,
-                   SampleScratch& scratch) {
+Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position,
+                   const uint32_t* seen, SampleScratch& scratch) {
   const LogitStats stats = logit_stats(logits, vocab_size);
   if (!stats.ok) return {0, 0, Sampled::kNumerical, 0};
 
   const float* wanted = logits;
   if (params.repetition_penalty != 1) {
-    for (size_t v = 0; v < vocab_size; ++v) {
-      const bool repeats = (seen[v / 32] >> (v % 32)) & 1u;
-      scratch.penalized[v] = repeats ? penalized_logit(logits[v], params.repetition_penalty) : logits[v];
-    }
+    std::copy(logits, logits + vocab_size, scratch.penalized.begin());
+    for (size_t word = 0; word < (vocab_size + 31) / 32; ++word)
+      for (uint32_t bits = seen[word]; bits != 0; bits &= bits - 1) {
+        float& logit = scratch.penalized[word * 32 + static_cast<size_t>(std::countr_zero(bits))];
+        logit = penalized_logit(logit, params.repetition_penalty);
+      }
     wanted = scratch.penalized.data();
   }
   size_t token = argmax(wanted, vocab_size);

@@ -15,8 +15,9 @@ struct SampleScratch {
   std::vector<float> penalized;  // [V]
 };
 
-// logits [vocab_size]; seen [ceil(vocab_size / 32)], bit v for token v; `position` of the row the logits are of.
-Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position, const uint32_t* seen,
-                   SampleScratch& scratch);
+// logits [vocab_size]; seen [ceil(vocab_size / 32)], bit v for token v, none beyond the last; `position` of
+// the row the logits are of.
+Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position,
+                   const uint32_t* seen, SampleScratch& scratch);
 
 }  // namespace rondo

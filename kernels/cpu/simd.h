@@ -1,8 +1,10 @@
-// The loops that are worth SIMD, as plain functions: Highway compiles each for several instruction sets and picks one when
-// the program runs. Weights and K/V are f32, f16 or bf16 and are widened on load; sums are fp32.
+// The loops that are worth SIMD, as plain functions: Highway compiles each for several instruction sets and
+// picks one when the program runs. Weights and K/V are f32, f16 or bf16 and are widened on load; sums are
+// fp32.
 //
-// Every result is a sum in one order that depends on its length (and on the machine's vector width) only. No tile size,
-// number of rows, or number of threads enters, so a row's bits are the same whatever else is in the step.
+// Every result is a sum in one order that depends on its length (and on the machine's vector width) only. No
+// tile size, number of rows, or number of threads enters, so a row's bits are the same whatever else is in
+// the step.
 #pragma once
 
 #include <cstddef>
@@ -17,14 +19,15 @@ struct Product {
   const float* x = nullptr;  // [rows, in], `x_stride` floats from row to row
   size_t x_stride = 0;
   size_t rows = 0;
-  View weight;               // [out, in]
-  View bias;                 // [out] or absent
-  float* y = nullptr;        // [rows, out], `y_stride` floats from row to row
+  View weight;         // [out, in]
+  View bias;           // [out] or absent
+  float* y = nullptr;  // [rows, out], `y_stride` floats from row to row
   size_t y_stride = 0;
   bool add = false;
 };
 
-// Outputs n in [begin, end) of all rows. Threads share a product by ranges that start at multiples of kProductGroup.
+// Outputs n in [begin, end) of all rows. Threads share a product by ranges that start at multiples of
+// kProductGroup.
 constexpr int64_t kProductGroup = 4;
 void multiply(const Product& product, size_t begin, size_t end);
 
@@ -51,16 +54,16 @@ struct HeadGroup {
   size_t group = 0;
   size_t head_dim = 0;
   float scale = 1;
-  DType dtype = DType::f32;      // of the pages
-  const void* k = nullptr;       // the layer's pages
+  DType dtype = DType::f32;  // of the pages
+  const void* k = nullptr;   // the layer's pages
   const void* v = nullptr;
-  size_t page_stride = 0;        // elements from page to page
-  size_t head_offset = 0;        // elements from a page's start to this K/V head's
-  size_t page_size = 0;          // positions, a power of two
+  size_t page_stride = 0;  // elements from page to page
+  size_t head_offset = 0;  // elements from a page's start to this K/V head's
+  size_t page_size = 0;    // positions, a power of two
   const int32_t* page_table = nullptr;
   size_t begin = 0;
   size_t end = 0;
-  float* scratch = nullptr;      // attend_scratch_floats(group)
+  float* scratch = nullptr;  // attend_scratch_floats(group)
 };
 size_t attend_scratch_floats(size_t group);
 void attend_group(const HeadGroup& heads);

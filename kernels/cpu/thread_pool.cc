@@ -15,12 +15,14 @@ namespace rondo {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr auto kSpin = std::chrono::microseconds(40);  // longer than the gaps inside a step, shorter than anyone notices
+constexpr auto kSpin =
+    std::chrono::microseconds(40);  // longer than the gaps inside a step, shorter than anyone notices
 
 int usable_cores() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));  // more cores than a cpu_set_t can name
+  return static_cast<int>(
+      std::max(1u, std::thread::hardware_concurrency()));  // more cores than a cpu_set_t can name
 }
 
 // Returns once `value` is no longer `old`.
@@ -39,8 +41,9 @@ void wait_for_change(const std::atomic<int>& value, int old) {
 
 ThreadPool::ThreadPool(int threads) : owner_(getpid()) {
   if (threads < 0 || threads > kMostThreads)
-    throw Error(ErrorKind::InvalidArgument, "threads: expected 0 (all cores) to " + std::to_string(kMostThreads) +
-                                                ", found " + std::to_string(threads));
+    throw Error(ErrorKind::InvalidArgument, "threads: expected 0 (all cores) to " +
+                                                std::to_string(kMostThreads) + ", found " +
+                                                std::to_string(threads));
   const int total = threads == 0 ? std::min(usable_cores(), kMostThreads) : threads;
   workers_.resize(static_cast<size_t>(total) - 1);
   for (size_t i = 0; i < workers_.size(); ++i) {
@@ -53,8 +56,9 @@ ThreadPool::ThreadPool(int threads) : owner_(getpid()) {
     };
     if (pthread_create(&workers_[i].handle, nullptr, entry, &workers_[i]) != 0) {
       stop(i);
-      throw Error(ErrorKind::OutOfMemory, "threads: expected " + std::to_string(total) + ", the system gave " +
-                                              std::to_string(i + 1) + "; ask for fewer");
+      throw Error(ErrorKind::OutOfMemory, "threads: expected " + std::to_string(total) +
+                                              ", the system gave " + std::to_string(i + 1) +
+                                              "; ask for fewer");
     }
   }
 }

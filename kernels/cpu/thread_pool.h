@@ -1,5 +1,6 @@
-// A few threads that run short loops. A step is some hundred loops of 10 us to 10 ms with gaps of a microsecond between
-// them, so waiting threads spin for a moment before they sleep: a running engine pays no wake-ups, an idle one no CPU.
+// A few threads that run short loops. A step is some hundred loops of 10 us to 10 ms with gaps of a
+// microsecond between them, so waiting threads spin for a moment before they sleep: a running engine pays no
+// wake-ups, an idle one no CPU.
 #pragma once
 
 #include <pthread.h>
@@ -13,21 +14,25 @@ namespace rondo {
 
 class ThreadPool {
  public:
-  // `threads` counts the calling thread; 0: as many as the process may run on. Throws Error: InvalidArgument for a negative
-  // or absurd number, OutOfMemory where the system gives no further thread.
+  // `threads` counts the calling thread; 0: as many as the process may run on. Throws Error: InvalidArgument
+  // for a negative or absurd number, OutOfMemory where the system gives no further thread.
   explicit ThreadPool(int threads);
-  ~ThreadPool();  // in a forked child it joins nothing, for there is nothing to join
+  ~ThreadPool();                           // in a forked child it joins nothing, for there is nothing to join
   ThreadPool(const ThreadPool&) = delete;  // threads hold its address
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // f(begin, end, thread) for `threads()` contiguous parts of [0, n) that depend on n and threads() only, and returns when
-  // all are done. Empty parts are not called. f must not throw. One call at a time, not from inside f. In a forked child
-  // the calling thread does every part.
+  // f(begin, end, thread) for `threads()` contiguous parts of [0, n) that depend on n and threads() only, and
+  // returns when all are done. Empty parts are not called. f must not throw. One call at a time, not from
+  // inside f. In a forked child the calling thread does every part.
   template <class F>
   void parallel_for(int64_t n, const F& f) {
-    run(n, [](const void* body, int64_t begin, int64_t end, int thread) { (*static_cast<const F*>(body))(begin, end, thread); },
+    run(
+        n,
+        [](const void* body, int64_t begin, int64_t end, int thread) {
+          (*static_cast<const F*>(body))(begin, end, thread);
+        },
         &f);
   }
 

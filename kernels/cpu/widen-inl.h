@@ -1,4 +1,5 @@
-// Loads of any weight dtype as fp32 lanes, once per instruction set (see hwy/foreach_target.h for why the guard toggles).
+// Loads of any weight dtype as fp32 lanes, once per instruction set (see hwy/foreach_target.h for why the
+// guard toggles).
 #if defined(RONDO_KERNELS_CPU_WIDEN_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef RONDO_KERNELS_CPU_WIDEN_INL_H_
 #undef RONDO_KERNELS_CPU_WIDEN_INL_H_
@@ -29,7 +30,8 @@ HWY_INLINE Floats load(Float d, const hwy::float16_t* p) {
   return hn::PromoteTo(d, hn::LoadU(half, p));
 }
 
-// The first n < Lanes elements, then zeros. Weights end where their memory ends, so nothing beyond may be read.
+// The first n < Lanes elements, then zeros. Weights end where their memory ends, so nothing beyond may be
+// read.
 template <class T>
 HWY_INLINE Floats load_first(Float d, const T* p, size_t n) {
   HWY_ALIGN T lanes[kMaxLanes];
@@ -48,9 +50,12 @@ HWY_INLINE void store_first(Floats v, Float d, float* p, size_t n) {
 template <class F>
 HWY_INLINE void with_elements(DType dtype, const void* data, const F& f) {
   switch (dtype) {
-    case DType::f32: return f(static_cast<const float*>(data));
-    case DType::f16: return f(static_cast<const hwy::float16_t*>(data));
-    default: return f(static_cast<const hwy::bfloat16_t*>(data));
+    case DType::f32:
+      return f(static_cast<const float*>(data));
+    case DType::f16:
+      return f(static_cast<const hwy::float16_t*>(data));
+    default:
+      return f(static_cast<const hwy::bfloat16_t*>(data));
   }
 }
 
