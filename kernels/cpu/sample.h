@@ -11,12 +11,13 @@ namespace rondo {
 
 // What one thread needs to draw: made once, so that drawing allocates nothing.
 struct SampleScratch {
-  explicit SampleScratch(size_t vocab_size) : penalized(vocab_size) {}
-  std::vector<float> penalized;  // [V]
+  // Whole words of `seen`, so that a bit beyond the vocabulary is as harmless here as it is on a GPU.
+  explicit SampleScratch(size_t vocab_size) : penalized((vocab_size + 31) / 32 * 32) {}
+  std::vector<float> penalized;  // [V, rounded up to 32]
 };
 
-// logits [vocab_size]; seen [ceil(vocab_size / 32)], bit v for token v, none beyond the last; `position` of
-// the row the logits are of.
+// logits [vocab_size]; seen [ceil(vocab_size / 32)], bit v for token v; `position` of the row
+// the logits are of.
 Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position,
                    const uint32_t* seen, SampleScratch& scratch);
 
