@@ -1,5 +1,6 @@
-// How fast a GPU can be read, in GB/s: the denominator of every "% of the ceiling". Grid-stride 16-byte loads over a buffer
-// many times the L2, grid 16 x multiprocessors, 512 threads; the best of several runs. Prints one number.
+// How fast a GPU can be read, in GB/s: the denominator of every "% of the ceiling". Grid-stride 16-byte loads
+// over a buffer many times the L2, grid 16 x multiprocessors, 512 threads; the best of several runs. Prints
+// one number.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -9,7 +10,8 @@
 namespace {
 
 __global__ void fill(uint4* data, size_t n) {
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += gridDim.x * static_cast<size_t>(blockDim.x)) {
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
+       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
     const auto s = static_cast<unsigned>(i) * 2654435761u;
     data[i] = make_uint4(s, s ^ 0x9e3779b9u, s * 3u, ~s);
   }
@@ -19,7 +21,8 @@ __global__ void fill(uint4* data, size_t n) {
 __global__ void read_all(const uint4* data, size_t n, unsigned* found) {
   unsigned sum = 0;
 #pragma unroll 8
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n; i += gridDim.x * static_cast<size_t>(blockDim.x)) {
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < n;
+       i += gridDim.x * static_cast<size_t>(blockDim.x)) {
     const uint4 v = __ldcs(data + i);
     sum += v.x ^ v.y ^ v.z ^ v.w;
   }

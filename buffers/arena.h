@@ -1,5 +1,6 @@
-// Memory that never moves. A layout is computed by running one function over a Layout: without memory it counts, with memory
-// it places; sizes are never written twice. An Arena owns the block that a layout was placed in and is sealed from then on.
+// Memory that never moves. A layout is computed by running one function over a Layout: without memory it
+// counts, with memory it places; sizes are never written twice. An Arena owns the block that a layout was
+// placed in and is sealed from then on.
 #pragma once
 
 #include <functional>
@@ -13,7 +14,8 @@
 
 namespace rondo {
 
-// One named buffer of a layout. `offset` is in bytes from the arena's start, a multiple of Layout::kAlignment.
+// One named buffer of a layout. `offset` is in bytes from the arena's start, a multiple of
+// Layout::kAlignment.
 struct Placement {
   std::string name;
   DType dtype = DType::f32;
@@ -29,8 +31,8 @@ class Layout {
   // `base` null: only counts, and the views' data stay null.
   explicit Layout(void* base = nullptr) : base_(static_cast<std::byte*>(base)) {}
 
-  // Places `shape` elements of `dtype` behind all others. Throws Misuse for a name already taken, InvalidArgument where the
-  // size does not fit in 64 bits.
+  // Places `shape` elements of `dtype` behind all others. Throws Misuse for a name already taken,
+  // InvalidArgument where the size does not fit in 64 bits.
   View place(const std::string& name, DType dtype, Shape shape);
 
   uint64_t bytes() const { return bytes_; }
@@ -45,7 +47,8 @@ class Layout {
 
 class Arena {
  public:
-  // Runs `lay_out` twice: to count, and, once `device` has given that many bytes, to place. `name` is used in messages.
+  // Runs `lay_out` twice: to count, and, once `device` has given that many bytes, to place. `name` is used in
+  // messages.
   Arena(Device& device, std::string name, const std::function<void(Layout&)>& lay_out);
 
   const std::string& name() const { return name_; }

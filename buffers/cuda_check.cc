@@ -10,12 +10,10 @@ namespace {
 ErrorKind kind_of(cudaError_t status) {
   if (is_sticky(status)) return ErrorKind::DeviceLost;
   switch (status) {
-    case cudaErrorMemoryAllocation:
-      return ErrorKind::OutOfMemory;
+    case cudaErrorMemoryAllocation: return ErrorKind::OutOfMemory;
     case cudaErrorNoDevice:
     case cudaErrorInsufficientDriver:
-    case cudaErrorSystemDriverMismatch:
-      return ErrorKind::DeviceLost;
+    case cudaErrorSystemDriverMismatch: return ErrorKind::DeviceLost;
     case cudaErrorInitializationError:
     case cudaErrorIllegalState:
     case cudaErrorCapturedEvent:
@@ -26,10 +24,8 @@ ErrorKind kind_of(cudaError_t status) {
     case cudaErrorStreamCaptureUnjoined:
     case cudaErrorStreamCaptureIsolation:
     case cudaErrorStreamCaptureImplicit:
-    case cudaErrorStreamCaptureWrongThread:
-      return ErrorKind::Misuse;
-    default:
-      return ErrorKind::InvalidArgument;
+    case cudaErrorStreamCaptureWrongThread: return ErrorKind::Misuse;
+    default: return ErrorKind::InvalidArgument;
   }
 }
 
@@ -44,8 +40,7 @@ const char* hint_for(cudaError_t status) {
       return "; a call that a stream capture forbids (allocation, release, synchronisation) was made while a "
              "step was being "
              "captured, by this thread or, cudaDeviceSynchronize, by another";
-    default:
-      return "";
+    default: return "";
   }
 }
 
@@ -70,10 +65,8 @@ bool is_sticky(cudaError_t status) {
     case cudaErrorTensorMemoryLeak:
     case cudaErrorContextIsDestroyed:
     case cudaErrorDevicesUnavailable:  // what allocations answer once a fault has taken the context
-    case cudaErrorCudartUnloading:
-      return true;
-    default:
-      return false;
+    case cudaErrorCudartUnloading: return true;
+    default: return false;
   }
 }
 

@@ -8,9 +8,10 @@ namespace rondo::cuda {
 // Errors after which the context is unusable for good: every later call returns them too.
 bool is_sticky(cudaError_t status);
 
-// Returns on cudaSuccess. Otherwise clears the runtime's last error, so that this failure is not found again by somebody
-// else's call, and throws Error: OutOfMemory, DeviceLost (sticky), Misuse (capture rules, forked child) or, for anything
-// else, DeviceLost's sibling for a call that may be retried: InvalidArgument. `what` names the call and its purpose.
+// Returns on cudaSuccess. Otherwise clears the runtime's last error, so that this failure is not found again
+// by somebody else's call, and throws Error: OutOfMemory, DeviceLost (sticky), Misuse (capture rules, forked
+// child) or, for anything else, DeviceLost's sibling for a call that may be retried: InvalidArgument. `what`
+// names the call and its purpose.
 void check(cudaError_t status, const char* what);
 
 }  // namespace rondo::cuda

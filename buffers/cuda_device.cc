@@ -36,14 +36,12 @@ std::string why_no_gpu(cudaError_t status, const CudaReport& report) {
       if (report.driver_version == 0) return "no NVIDIA driver was found";
       return "the NVIDIA driver is too old (found " + version_text(report.driver_version) + ", need " +
              version_text(need) + ")";
-    case cudaErrorNoDevice:
-      return "no CUDA device was found";
+    case cudaErrorNoDevice: return "no CUDA device was found";
     case cudaErrorInitializationError:
       return report.driver_version == 0
                  ? "no NVIDIA driver was found"
                  : "CUDA could not be initialised (a process forked off one that uses CUDA cannot use it)";
-    default:
-      return std::string(cudaGetErrorName(status)) + " (" + cudaGetErrorString(status) + ")";
+    default: return std::string(cudaGetErrorName(status)) + " (" + cudaGetErrorString(status) + ")";
   }
 }
 

@@ -31,17 +31,17 @@ class Event {
   virtual void wait() = 0;    // until the recorded point is reached; returns at once if none was recorded
 };
 
-// Calls are made by one thread at a time; any thread will do after activate(). Copies are enqueued: the host side of a copy
-// must be pinned memory that stays untouched until an event behind it, or synchronize(), has been waited for.
-// Every call throws Error: OutOfMemory, DeviceLost, or Misuse in a forked child.
+// Calls are made by one thread at a time; any thread will do after activate(). Copies are enqueued: the host
+// side of a copy must be pinned memory that stays untouched until an event behind it, or synchronize(), has
+// been waited for. Every call throws Error: OutOfMemory, DeviceLost, or Misuse in a forked child.
 class Device {
  public:
   virtual ~Device() = default;
 
-  virtual std::string description() const = 0;      // "NVIDIA H200 (cuda:0)"
-  virtual uint64_t free_bytes() const = 0;          // what allocate() may hope for
-  virtual void activate() = 0;                      // makes the calling thread fit to use the device
-  virtual std::unique_ptr<Block> allocate(uint64_t bytes, const std::string& what) = 0;         // uninitialised
+  virtual std::string description() const = 0;  // "NVIDIA H200 (cuda:0)"
+  virtual uint64_t free_bytes() const = 0;      // what allocate() may hope for
+  virtual void activate() = 0;                  // makes the calling thread fit to use the device
+  virtual std::unique_ptr<Block> allocate(uint64_t bytes, const std::string& what) = 0;  // uninitialised
   virtual std::unique_ptr<Block> allocate_pinned(uint64_t bytes, const std::string& what) = 0;  // host memory
   virtual std::unique_ptr<Event> make_event() = 0;
   virtual void write(void* to, const void* from_pinned, uint64_t bytes) = 0;

@@ -11,7 +11,8 @@
 namespace rondo {
 namespace {
 
-// Anonymous pages: an absurd size fails here with a clear error, and memory that is never touched costs nothing.
+// Anonymous pages: an absurd size fails here with a clear error, and memory that is never touched costs
+// nothing.
 class MappedBlock : public Block {
  public:
   using Block::Block;
@@ -41,7 +42,8 @@ class HostDevice : public Device {
     if (bytes == 0) return std::make_unique<MappedBlock>(nullptr, 0);
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
-      throw Error(ErrorKind::OutOfMemory, what + ": the host has no " + std::to_string(bytes) + " bytes to give");
+      throw Error(ErrorKind::OutOfMemory,
+                  what + ": the host has no " + std::to_string(bytes) + " bytes to give");
     madvise(p, bytes, MADV_HUGEPAGE);  // a hint: weights are read end to end, and small pages cost TLB misses
     return std::make_unique<MappedBlock>(p, bytes);
   }
@@ -51,8 +53,12 @@ class HostDevice : public Device {
   }
 
   std::unique_ptr<Event> make_event() override { return std::make_unique<HostEvent>(); }
-  void write(void* to, const void* from_pinned, uint64_t bytes) override { std::memcpy(to, from_pinned, bytes); }
-  void read(void* to_pinned, const void* from, uint64_t bytes) override { std::memcpy(to_pinned, from, bytes); }
+  void write(void* to, const void* from_pinned, uint64_t bytes) override {
+    std::memcpy(to, from_pinned, bytes);
+  }
+  void read(void* to_pinned, const void* from, uint64_t bytes) override {
+    std::memcpy(to_pinned, from, bytes);
+  }
   void fill(void* to, int byte, uint64_t bytes) override { std::memset(to, byte, bytes); }
   void synchronize() override {}
 };

@@ -1,4 +1,5 @@
-// Which pages of the K/V arena are free. Host bookkeeping only. Page 0 is the scrap page and is never given out.
+// Which pages of the K/V arena are free. Host bookkeeping only. Page 0 is the scrap page and is never given
+// out.
 #pragma once
 
 #include <cstdint>

@@ -12,10 +12,10 @@
 
 namespace rondo {
 
-// One token of one sequence. `slot` names the page table and the sampling parameters, `position` the token's place in its
-// sequence, `run` how many adjacent rows of the same sequence form the attention tile that starts here (0: the row belongs
-// to a tile that started before it, or is padding). Padding is {0, 0, 0, 0}: slot 0 is the scrap slot, and its page table
-// names only the scrap page, 0.
+// One token of one sequence. `slot` names the page table and the sampling parameters, `position` the token's
+// place in its sequence, `run` how many adjacent rows of the same sequence form the attention tile that
+// starts here (0: the row belongs to a tile that started before it, or is padding). Padding is {0, 0, 0, 0}:
+// slot 0 is the scrap slot, and its page table names only the scrap page, 0.
 struct Row {
   int32_t token = 0;
   int32_t position = 0;
@@ -24,10 +24,10 @@ struct Row {
 };
 static_assert(sizeof(Row) == 16);
 
-// What a slot's rows share. How its next token is drawn: temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and
-// repetition_penalty 1 are off. prompt_length: RoPE kinds that depend on the sequence's length (dynamic, longrope) use
-// max(prompt_length, position + 1) for a row, which is what transformers' generate() does: the prompt in one forward pass,
-// then token by token.
+// What a slot's rows share. How its next token is drawn: temperature 0 is greedy; top_k 0, top_p 1, min_p 0
+// and repetition_penalty 1 are off. prompt_length: RoPE kinds that depend on the sequence's length (dynamic,
+// longrope) use max(prompt_length, position + 1) for a row, which is what transformers' generate() does: the
+// prompt in one forward pass, then token by token.
 struct SlotParams {
   float temperature = 0;
   float top_p = 1;
@@ -42,7 +42,8 @@ static_assert(sizeof(SlotParams) == 32);
 
 // What `sample` leaves for one logit row. logprob is of the full softmax of the raw logits, in fp32.
 struct Sampled {
-  enum Status : int32_t { kOk = 0, kNumerical = 1 };  // kNumerical: a NaN or +inf among the logits, or no finite one
+  // kNumerical: a NaN or +inf among the logits, or no finite one.
+  enum Status : int32_t { kOk = 0, kNumerical = 1 };
   int32_t token = 0;
   float logprob = 0;
   int32_t status = kOk;
@@ -50,7 +51,8 @@ struct Sampled {
 };
 static_assert(sizeof(Sampled) == 16);
 
-// All that the sizes of a step depend on. Checked by whoever makes it (runner/plan.cc); nothing here allocates.
+// All that the sizes of a step depend on. Checked by whoever makes it (runner/plan.cc); nothing here
+// allocates.
 struct StepDims {
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
@@ -60,13 +62,13 @@ struct StepDims {
   int64_t head_dim = 0;
   int64_t vocab_size = 0;
   DType weight_dtype = DType::bf16;      // of weights and K/V pages
-  DType activation_dtype = DType::bf16;  // of what passes between kernels; the residual stream and logits are always fp32
+  DType activation_dtype = DType::bf16;  // between kernels; the residual stream and logits are always fp32
   std::vector<int> buckets;              // ascending; the last is the row limit
   int max_logit_rows = 0;
-  int max_sequences = 0;     // slots 1 .. max_sequences; slot 0 is scrap
-  int64_t max_context = 0;   // positions per sequence
-  int page_size = 0;         // positions per page, a power of two
-  int64_t pages = 0;         // of each layer, the scrap page included
+  int max_sequences = 0;    // slots 1 .. max_sequences; slot 0 is scrap
+  int64_t max_context = 0;  // positions per sequence
+  int page_size = 0;        // positions per page, a power of two
+  int64_t pages = 0;        // of each layer, the scrap page included
   uint64_t workspace_bytes = 0;
 
   int max_rows() const { return buckets.back(); }
@@ -77,15 +79,17 @@ struct StepDims {
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
 };
 
-// A captured graph's size: `rows` rows run, `logit_rows` = min(rows, max_logit_rows) entries of the logit list are valid.
+// A captured graph's size: `rows` rows run, `logit_rows` = min(rows, max_logit_rows) entries of the logit
+// list are valid.
 struct Bucket {
   int rows = 0;
   int logit_rows = 0;
 };
 Bucket bucket_of(const StepDims& dims, int rows);
 
-// Splits of the K/V positions per row in split-K attention: enough blocks to fill a large GPU at few rows, one where rows
-// alone do. Depends on the bucket and on capacity only, so that a captured grid fits every live length.
+// Splits of the K/V positions per row in split-K attention: enough blocks to fill a large GPU at few rows,
+// one where rows alone do. Depends on the bucket and on capacity only, so that a captured grid fits every
+// live length.
 int attention_splits(const StepDims& dims, int rows);
 
 struct StepBuffers {
@@ -94,25 +98,26 @@ struct StepBuffers {
   View logit_rows;   // i32 [L]: which row each logit row takes; unused entries are 0
   View page_tables;  // i32 [slots, pages_per_slot]
   View slots;        // u8 [slots, 32], struct SlotParams
-  View seen;         // u32 [slots, ceil(V / 32)]: bit v of a slot is set once token v was embedded there (repetition_penalty)
+  // u32 [slots, ceil(V / 32)]: bit v of a slot is set once token v was embedded there, for repetition_penalty
+  View seen;
   // between kernels
-  View x;            // f32 [R, H], the residual stream
-  View norm;         // [R, H]
-  View qkv;          // [R, Q + 2 KV]
-  View q;            // [R, Q], after RoPE
-  View o;            // [R, Q], attention's output
-  View gate_up;      // [R, 2 F], gate first
-  View h;            // [R, F]
-  View partial_o;    // f32 [max over buckets of R * S, heads, head_dim]
-  View partial_ml;   // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
-  View logits;       // f32 [L, V]
-  View sampled;      // u8 [L, 16], struct Sampled
-  View workspace;    // u8 [workspace_bytes]
+  View x;           // f32 [R, H], the residual stream
+  View norm;        // [R, H]
+  View qkv;         // [R, Q + 2 KV]
+  View q;           // [R, Q], after RoPE
+  View o;           // [R, Q], attention's output
+  View gate_up;     // [R, 2 F], gate first
+  View h;           // [R, F]
+  View partial_o;   // f32 [max over buckets of R * S, heads, head_dim]
+  View partial_ml;  // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
+  View logits;      // f32 [L, V]
+  View sampled;     // u8 [L, 16], struct Sampled
+  View workspace;   // u8 [workspace_bytes]
 };
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);
 
-// The K and V pages of one layer: [pages, kv_heads, page_size, head_dim] each. Position p of a slot lies in page
-// page_tables[slot][p / page_size] at p % page_size. Keys are stored after RoPE.
+// The K and V pages of one layer: [pages, kv_heads, page_size, head_dim] each. Position p of a slot lies in
+// page page_tables[slot][p / page_size] at p % page_size. Keys are stored after RoPE.
 struct KvPages {
   View k;
   View v;

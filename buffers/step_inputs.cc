@@ -12,11 +12,13 @@ StepInputs::StepInputs(Device& device, const StepDims& dims, const StepBuffers& 
     : device_(device), dims_(dims), buffers_(buffers) {
   const auto* rows = buffers.rows.as<std::byte>();
   const auto* logit_rows = buffers.logit_rows.as<std::byte>();
-  logit_rows_offset_ = static_cast<uint64_t>(logit_rows - rows);  // the layout places them one behind the other
+  logit_rows_offset_ =
+      static_cast<uint64_t>(logit_rows - rows);  // the layout places them one behind the other
   tables_offset_ = logit_rows_offset_ + buffers.logit_rows.bytes();
   slots_offset_ = tables_offset_ + buffers.page_tables.bytes();
   for (size_t i = 0; i < kMirrors; ++i)
-    ring_.push_back({device.allocate_pinned(slots_offset_ + buffers.slots.bytes(), "inputs (pinned)"), device.make_event()});
+    ring_.push_back({device.allocate_pinned(slots_offset_ + buffers.slots.bytes(), "inputs (pinned)"),
+                     device.make_event()});
 }
 
 std::byte* StepInputs::mirror() const { return static_cast<std::byte*>(ring_[current_].block->data()); }
@@ -32,10 +34,12 @@ std::span<Row> StepInputs::rows() {
 }
 
 std::span<int32_t> StepInputs::logit_rows() {
-  return {reinterpret_cast<int32_t*>(mirror() + logit_rows_offset_), static_cast<size_t>(dims_.max_logit_rows)};
+  return {reinterpret_cast<int32_t*>(mirror() + logit_rows_offset_),
+          static_cast<size_t>(dims_.max_logit_rows)};
 }
 
-void StepInputs::write_slot(int slot, std::span<const int32_t> pages, const SlotParams& params, bool clear_seen) {
+void StepInputs::write_slot(int slot, std::span<const int32_t> pages, const SlotParams& params,
+                            bool clear_seen) {
   const auto entries = static_cast<size_t>(dims_.pages_per_slot());
   const size_t table_bytes = entries * sizeof(int32_t), s = static_cast<size_t>(slot);
   auto* table = reinterpret_cast<int32_t*>(mirror() + tables_offset_ + s * table_bytes);

@@ -1,5 +1,6 @@
-// The host's side of the input block: a small ring of pinned mirrors, each guarded by an event, so that a mirror is
-// rewritten only when its copies have been made. Copies stay outside the graph: a captured copy would freeze its address.
+// The host's side of the input block: a small ring of pinned mirrors, each guarded by an event, so that a
+// mirror is rewritten only when its copies have been made. Copies stay outside the graph: a captured copy
+// would freeze its address.
 #pragma once
 
 #include <memory>
@@ -15,14 +16,15 @@ class StepInputs {
  public:
   StepInputs(Device& device, const StepDims& dims, const StepBuffers& buffers);
 
-  // Starts the next step's inputs: waits until the mirror is free, makes all rows padding and all logit rows 0.
+  // Starts the next step's inputs: waits until the mirror is free, makes all rows padding and all logit rows
+  // 0.
   void begin();
 
-  std::span<Row> rows();             // [max_rows]
-  std::span<int32_t> logit_rows();   // [max_logit_rows]
+  std::span<Row> rows();            // [max_rows]
+  std::span<int32_t> logit_rows();  // [max_logit_rows]
 
-  // Enqueues a slot's page table (entries behind `pages` name the scrap page) and parameters; at most once per slot between
-  // begin() and upload(). `clear_seen` also forgets which tokens the slot has seen.
+  // Enqueues a slot's page table (entries behind `pages` name the scrap page) and parameters; at most once
+  // per slot between begin() and upload(). `clear_seen` also forgets which tokens the slot has seen.
   void write_slot(int slot, std::span<const int32_t> pages, const SlotParams& params, bool clear_seen);
 
   // Enqueues rows and logit rows: one copy.
@@ -30,7 +32,7 @@ class StepInputs {
 
  private:
   struct Mirror {
-    std::unique_ptr<Block> block;  // rows and logit rows as they lie in the arena, then page tables, then slots
+    std::unique_ptr<Block> block;  // rows and logit rows as in the arena, then page tables, then slots
     std::unique_ptr<Event> copied;
   };
   std::byte* mirror() const;

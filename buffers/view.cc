@@ -30,8 +30,8 @@ const char* dtype_name(DType dtype) {
 
 namespace {
 [[noreturn]] void too_large(uint64_t a, const char* op, uint64_t b, const char* what) {
-  throw Error(ErrorKind::InvalidArgument, std::string(what) + ": " + std::to_string(a) + op + std::to_string(b) +
-                                              " does not fit in 64 bits");
+  throw Error(ErrorKind::InvalidArgument, std::string(what) + ": " + std::to_string(a) + op +
+                                              std::to_string(b) + " does not fit in 64 bits");
 }
 }  // namespace
 

@@ -30,8 +30,8 @@ struct Shape {
   std::string text() const;  // "[4096, 14336]"
 };
 
-// Some elements at an address: in host or device memory, whoever made it knows. data is null where a view is absent
-// (a missing bias) or only planned.
+// Some elements at an address: in host or device memory, whoever made it knows. data is null where a view is
+// absent (a missing bias) or only planned.
 struct View {
   void* data = nullptr;
   DType dtype = DType::f32;

@@ -8,8 +8,8 @@
 
 namespace rondo {
 
-// Captures on the device's stream in ThreadLocal mode, so that other threads may allocate meanwhile. `device` must outlive
-// the recorder and its recordings.
+// Captures on the device's stream in ThreadLocal mode, so that other threads may allocate meanwhile. `device`
+// must outlive the recorder and its recordings.
 std::unique_ptr<Recorder> make_cuda_recorder(CudaDevice& device);
 
 }  // namespace rondo

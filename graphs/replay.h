@@ -1,5 +1,5 @@
-// Record once, replay for every token. A Recorder turns what a step enqueues into something that one call launches; the
-// Replayer keeps one recording per key (the row bucket) under a policy, and counts what it did.
+// Record once, replay for every token. A Recorder turns what a step enqueues into something that one call
+// launches; the Replayer keeps one recording per key (the row bucket) under a policy, and counts what it did.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ struct RecordingCost {
 class Recorder {
  public:
   virtual ~Recorder() = default;
-  // Calls `step` once while the stream is being captured: nothing it enqueues runs. Whatever it throws ends the capture and
-  // is thrown on; the stream is usable afterwards.
+  // Calls `step` once while the stream is being captured: nothing it enqueues runs. Whatever it throws ends
+  // the capture and is thrown on; the stream is usable afterwards.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& step, RecordingCost& cost) = 0;
 };
 
@@ -41,8 +41,8 @@ enum class ReplayPolicy {
 
 struct ReplayStats {
   uint64_t replays = 0;
-  uint64_t eager_off = 0;      // eager by policy, or because the backend has no graphs
-  uint64_t eager_warm_up = 0;  // prepare()'s own runs, and lazy first runs
+  uint64_t eager_off = 0;                   // eager by policy, or because the backend has no graphs
+  uint64_t eager_warm_up = 0;               // prepare()'s own runs, and lazy first runs
   std::map<int, RecordingCost> recordings;  // by key
 };
 
@@ -51,9 +51,10 @@ class Replayer {
   // `recorder` null: the backend has no graphs, and the policy is Off whatever was asked.
   Replayer(ReplayPolicy policy, std::unique_ptr<Recorder> recorder);
 
-  // Runs `step(key)` eagerly once for every key (modules load, plans are made), then, under Start, records each, largest
-  // first. `settle` waits for the stream; it is called between the two passes.
-  void prepare(const std::vector<int>& keys, const std::function<void(int)>& step, const std::function<void()>& settle);
+  // Runs `step(key)` eagerly once for every key (modules load, plans are made), then, under Start, records
+  // each, largest first. `settle` waits for the stream; it is called between the two passes.
+  void prepare(const std::vector<int>& keys, const std::function<void(int)>& step,
+               const std::function<void()>& settle);
 
   // One step: launches the key's recording, or calls `step(key)`, as the policy says.
   void run(int key, const std::function<void(int)>& step);

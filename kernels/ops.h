@@ -1,10 +1,11 @@
 // The seam between the step and a backend: seven verbs. A transformer step is `embed`, then per layer
 // `qkv attend add_project gate_up add_project`, then `logits sample`; runner/step.cc is that page.
 //
-// Every verb enqueues work on the backend's stream and returns; on the CPU it has happened on return. All memory is in the
-// StepBuffers and Model that the Ops was made with, so that a captured step holds only addresses that never change; all
-// that differs between two steps (rows, lengths, page tables, sampling) is read from the input block when the work runs.
-// A verb touches rows 0 .. bucket.rows - 1 only. R, H, Q, F, V, L as in buffers/step_buffers.h.
+// Every verb enqueues work on the backend's stream and returns; on the CPU it has happened on return. All
+// memory is in the StepBuffers and Model that the Ops was made with, so that a captured step holds only
+// addresses that never change; all that differs between two steps (rows, lengths, page tables, sampling) is
+// read from the input block when the work runs. A verb touches rows 0 .. bucket.rows - 1 only. R, H, Q, F, V,
+// L as in buffers/step_buffers.h.
 #pragma once
 
 #include <memory>
@@ -15,8 +16,8 @@
 
 namespace rondo {
 
-// Bytes of StepDims::workspace_bytes that the CUDA backend's GEMMs want at their largest (NVIDIA's recommendation for
-// cuBLAS on Hopper); the CPU backend wants none.
+// Bytes of StepDims::workspace_bytes that the CUDA backend's GEMMs want at their largest (NVIDIA's
+// recommendation for cuBLAS on Hopper); the CPU backend wants none.
 constexpr uint64_t kCudaWorkspaceBytes = 32ull << 20;
 
 class Ops {
@@ -26,13 +27,14 @@ class Ops {
   // x[r] = embedding[rows[r].token]; marks that token in seen[rows[r].slot].
   virtual void embed(Bucket bucket) = 0;
 
-  // n = RMSNorm(x) * attention_norm; qkv = n Wqkv^T (+ bias); per-head RMSNorm of q and k where q_norm and k_norm are
-  // present (Qwen3); rotate-half RoPE of q and k at rows[r].position; q [R, Q] to `q`, k and v to the pages of
-  // (rows[r].slot, rows[r].position).
+  // n = RMSNorm(x) * attention_norm; qkv = n Wqkv^T (+ bias); per-head RMSNorm of q and k where q_norm and
+  // k_norm are present (Qwen3); rotate-half RoPE of q and k at rows[r].position; q [R, Q] to `q`, k and v to
+  // the pages of (rows[r].slot, rows[r].position).
   virtual void qkv(Bucket bucket, const Layer& layer) = 0;
 
-  // o[r] = softmax(q[r] k^T / sqrt(head_dim)) v over positions max(0, p - sliding_window + 1) .. p, p = rows[r].position,
-  // query head i reading K/V head i / (heads / kv_heads). Padding rows (run = 0) may be left untouched.
+  // o[r] = softmax(q[r] k^T / sqrt(head_dim)) v over positions max(0, p - sliding_window + 1) .. p, p =
+  // rows[r].position, query head i reading K/V head i / (heads / kv_heads). Padding rows (run = 0) may be
+  // left untouched.
   virtual void attend(Bucket bucket, const Layer& layer) = 0;
 
   // x += in W^T (+ bias); in is `o` [R, Q] or `h` [R, F].
@@ -44,14 +46,17 @@ class Ops {
   // logits[l] = RMSNorm(x[logit_rows[l]]) * final_norm, times lm_head^T; fp32 [L, V].
   virtual void logits(Bucket bucket) = 0;
 
-  // sampled[l] from logits[l] and the SlotParams of the slot of row logit_rows[l]. In this order, as transformers'
-  // generation/logits_process.py: repetition penalty over seen tokens, temperature, top_k, top_p, min_p; then one draw by
-  // Gumbel's trick from a counter-based generator keyed by (seed, position, token id), so that it depends on nothing else
-  // in the step. Tokens tied with the last one kept are kept. Greedy: the largest, the lowest id among equals.
+  // sampled[l] from logits[l] and the SlotParams of the slot of row logit_rows[l]. In this order, as
+  // transformers' generation/logits_process.py: repetition penalty over seen tokens, temperature, top_k,
+  // top_p, min_p; then one draw by Gumbel's trick from a counter-based generator keyed by (seed, position,
+  // token id), so that it depends on nothing else in the step. Tokens tied with the last one kept are kept.
+  // Greedy: the largest, the lowest id among equals.
   virtual void sample(Bucket bucket) = 0;
 };
 
-// `threads` 0: as many as there are cores. The arguments are copied; the memory they view must outlive the Ops.
-std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model, int threads);
+// `threads` 0: as many as there are cores. The arguments are copied; the memory they view must outlive the
+// Ops.
+std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
+                                  int threads);
 
 }  // namespace rondo

@@ -55,19 +55,23 @@ std::string describe_cuda() {
                                  version_text(report.runtime_version));
   for (size_t i = 0; i < report.gpus.size(); ++i) {
     const auto& gpu = report.gpus[i];
-    text += fmt::format("GPU {}: {}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB\n", i, gpu.name, gpu.major,
-                        gpu.minor, gpu.multiprocessors, static_cast<double>(gpu.memory_bytes) / (1 << 30));
+    text += fmt::format("GPU {}: {}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB\n", i, gpu.name,
+                        gpu.major, gpu.minor, gpu.multiprocessors,
+                        static_cast<double>(gpu.memory_bytes) / (1 << 30));
   }
   return report.gpus.empty() ? text + "GPU: none\n" : text;
 }
 #else
 AutoChoice choose_backend() { return {false, "this build has the CPU backend alone"}; }
 
-std::string describe_cuda() { return "CUDA: this build has the CPU backend alone (no nvcc was found when it was configured)\n"; }
+std::string describe_cuda() {
+  return "CUDA: this build has the CPU backend alone (no nvcc was found when it was configured)\n";
+}
 #endif
 
 Backend make_backend(const EngineOptions& options) {
-  const bool cuda = options.device == DeviceKind::Cuda || (options.device == DeviceKind::Auto && choose_backend().cuda);
+  const bool cuda =
+      options.device == DeviceKind::Cuda || (options.device == DeviceKind::Auto && choose_backend().cuda);
 #ifdef RONDO_WITH_CUDA
   if (cuda) return make_cuda_backend(options.device_index);
 #else
@@ -89,7 +93,8 @@ std::string doctor_report() {
   for (const auto& [name, has] : known)
     if (has) features += std::string(" ") + name;
   return fmt::format("rondo {}\n{}CPU features:{}\nauto takes: {} ({})\n", version(), describe_cuda(),
-                     features.empty() ? " none of avx2, avx512" : features, choice.cuda ? "cuda" : "cpu", choice.reason);
+                     features.empty() ? " none of avx2, avx512" : features, choice.cuda ? "cuda" : "cpu",
+                     choice.reason);
 }
 
 const char* version() { return RONDO_VERSION; }

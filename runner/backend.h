@@ -27,7 +27,8 @@ struct AutoChoice {
 };
 AutoChoice choose_backend();
 
-// Throws InvalidArgument where the build has no CUDA backend or the device does not exist, DeviceLost where none is usable.
+// Throws InvalidArgument where the build has no CUDA backend or the device does not exist, DeviceLost where
+// none is usable.
 Backend make_backend(const EngineOptions& options);
 
 }  // namespace rondo

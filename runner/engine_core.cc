@@ -13,7 +13,9 @@ namespace rondo {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 ReplayPolicy replay_policy(GraphMode mode) {
   switch (mode) {
@@ -27,12 +29,14 @@ ReplayPolicy replay_policy(GraphMode mode) {
 
 EngineCore::Turn::Turn(EngineCore& core) : core_(core) {
   if (getpid() != core.process_)
-    throw Error(ErrorKind::Misuse, "this engine belongs to the process that made it; a forked child must open its own");
+    throw Error(ErrorKind::Misuse,
+                "this engine belongs to the process that made it; a forked child must open its own");
   if (core.in_use_.test_and_set(std::memory_order_acquire))
     throw Error(ErrorKind::Misuse, "the engine is in use by another call; one thread at a time may use it");
   try {
     if (!core.lost_.empty())
-      throw Error(ErrorKind::DeviceLost, "the device was lost earlier: " + core.lost_ + "; make a new process");
+      throw Error(ErrorKind::DeviceLost,
+                  "the device was lost earlier: " + core.lost_ + "; make a new process");
     core.backend_.device->activate();
   } catch (...) {
     core.in_use_.clear(std::memory_order_release);
@@ -84,34 +88,42 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
   }();
   const uint64_t needed = plan_memory(path, plan_options).total_bytes, free = backend_.device->free_bytes();
   if (needed > free) {
-    const uint64_t per_position = 2 * static_cast<uint64_t>(dims_.layers * dims_.kv_size()) * dtype_bytes(dtype);
-    const uint64_t pages = static_cast<uint64_t>(dims_.pages) * static_cast<uint64_t>(dims_.page_size) * per_position;
+    const uint64_t per_position =
+        2 * static_cast<uint64_t>(dims_.layers * dims_.kv_size()) * dtype_bytes(dtype);
+    const uint64_t pages =
+        static_cast<uint64_t>(dims_.pages) * static_cast<uint64_t>(dims_.page_size) * per_position;
     const uint64_t rest = needed - pages;
     const uint64_t largest = free > rest ? (free - rest) / per_position : 0;
     throw Error(ErrorKind::OutOfMemory,
-                fmt::format("{}: the plan needs {} bytes, {} of them for K/V, and {} are free; {}", backend_.device->description(),
-                            needed, pages, free,
+                fmt::format("{}: the plan needs {} bytes, {} of them for K/V, and {} are free; {}",
+                            backend_.device->description(), needed, pages, free,
                             largest > static_cast<uint64_t>(dims_.page_size)
-                                ? fmt::format("K/V for {} positions in all (kv_positions) would fit", largest / static_cast<uint64_t>(dims_.page_size) * static_cast<uint64_t>(dims_.page_size))
+                                ? fmt::format("K/V for {} positions in all (kv_positions) would fit",
+                                              largest / static_cast<uint64_t>(dims_.page_size) *
+                                                  static_cast<uint64_t>(dims_.page_size))
                                 : std::string("the weights alone do not fit")));
   }
 
-  const ReadWeight read = checkpoint ? ReadWeight([&](const std::string& name, uint64_t offset, void* to, uint64_t bytes) {
-    checkpoint->read(name, offset, to, bytes);
-  })
-                                     : random_weights(options.weights_seed, dtype);
+  const ReadWeight read = checkpoint
+                              ? ReadWeight([&](const std::string& name, uint64_t offset, void* to,
+                                               uint64_t bytes) { checkpoint->read(name, offset, to, bytes); })
+                              : random_weights(options.weights_seed, dtype);
   weights_ = load_weights(*backend_.device, config_, dtype, read, options.progress);
   std::vector<KvPages> layers;
-  pages_ = std::make_unique<Arena>(*backend_.device, "pages", [&](Layout& layout) { layers = lay_out_pages(layout, dims_); });
+  pages_ = std::make_unique<Arena>(*backend_.device, "pages",
+                                   [&](Layout& layout) { layers = lay_out_pages(layout, dims_); });
   for (size_t i = 0; i < layers.size(); ++i) weights_.model.layers[i].pages = layers[i];
-  step_ = std::make_unique<Arena>(*backend_.device, "step", [&](Layout& layout) { buffers_ = lay_out_step(layout, dims_); });
+  step_ = std::make_unique<Arena>(*backend_.device, "step",
+                                  [&](Layout& layout) { buffers_ = lay_out_step(layout, dims_); });
   inputs_ = std::make_unique<StepInputs>(*backend_.device, dims_, buffers_);
   sampled_ = backend_.device->allocate_pinned(buffers_.sampled.bytes(), "sampled tokens (pinned)");
-  logits_row_ = backend_.device->allocate_pinned(static_cast<uint64_t>(dims_.vocab_size) * sizeof(float), "logits (pinned)");
+  logits_row_ = backend_.device->allocate_pinned(static_cast<uint64_t>(dims_.vocab_size) * sizeof(float),
+                                                 "logits (pinned)");
   step_done_ = backend_.device->make_event();
   ops_ = backend_.make_ops(dims_, buffers_, weights_.model);
   scheduler_ = std::make_unique<Scheduler>(dims_, config_.eos_token_ids);
-  replayer_ = std::make_unique<Replayer>(replay_policy(options.graph), backend_.make_recorder ? backend_.make_recorder() : nullptr);
+  replayer_ = std::make_unique<Replayer>(replay_policy(options.graph),
+                                         backend_.make_recorder ? backend_.make_recorder() : nullptr);
   prepare();
 }
 
@@ -136,14 +148,16 @@ EngineCore::~EngineCore() {
   }
 }
 
-void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows, const std::vector<SlotWrite>& slots) {
+void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+                     const std::vector<SlotWrite>& slots) {
   const Bucket bucket = bucket_of(dims_, static_cast<int>(rows.size()));
   inputs_->begin();
   std::copy(rows.begin(), rows.end(), inputs_->rows().begin());
   std::copy(logit_rows.begin(), logit_rows.end(), inputs_->logit_rows().begin());
   for (const SlotWrite& s : slots) inputs_->write_slot(s.slot, s.pages, s.params, true);
   inputs_->upload();
-  replayer_->run(bucket.rows, [this](int key) { run_step(*ops_, weights_.model, buffers_, bucket_of(dims_, key)); });
+  replayer_->run(bucket.rows,
+                 [this](int key) { run_step(*ops_, weights_.model, buffers_, bucket_of(dims_, key)); });
   ++counters_.steps;
   counters_.rows += rows.size();
   counters_.padded_rows += static_cast<uint64_t>(bucket.rows) - rows.size();
@@ -179,7 +193,8 @@ std::vector<Output> EngineCore::step() {
 
 void EngineCore::score(const std::vector<int32_t>& prompt,
                        const std::function<void(int64_t, std::span<const float>)>& each) {
-  if (scheduler_->busy()) throw Error(ErrorKind::Misuse, "score: sequences wait or run; finish or cancel them first");
+  if (scheduler_->busy())
+    throw Error(ErrorKind::Misuse, "score: sequences wait or run; finish or cancel them first");
   // A sequence of its own, checked and admitted as any other, whose rows all draw.
   Request request;
   request.prompt = prompt;
@@ -204,11 +219,13 @@ void EngineCore::score(const std::vector<int32_t>& prompt,
     guarded([&] { run(rows, logit_rows, {{sequence.slot, sequence.pages, slot_params(sequence)}}); });
     for (size_t i = 0; i < rows.size(); ++i) {
       guarded([&] {
-        backend_.device->read(logits_row_->data(), buffers_.logits.as<float>() + i * static_cast<size_t>(dims_.vocab_size),
+        backend_.device->read(logits_row_->data(),
+                              buffers_.logits.as<float>() + i * static_cast<size_t>(dims_.vocab_size),
                               logits_row_->bytes());
         backend_.device->synchronize();
       });
-      each(first + static_cast<int64_t>(i), {static_cast<const float*>(logits_row_->data()), static_cast<size_t>(dims_.vocab_size)});
+      each(first + static_cast<int64_t>(i),
+           {static_cast<const float*>(logits_row_->data()), static_cast<size_t>(dims_.vocab_size)});
     }
   }
 }
@@ -230,7 +247,8 @@ Stats EngineCore::stats() const {
   const char* policies[] = {"start", "lazy", "off"};
   stats.graph = policies[static_cast<int>(replayer_->policy())];
   for (const auto& [rows, cost] : replay.recordings)
-    stats.buckets.push_back({rows, cost.capture_ms, cost.instantiate_ms, cost.upload_ms, cost.nodes, cost.device_bytes});
+    stats.buckets.push_back(
+        {rows, cost.capture_ms, cost.instantiate_ms, cost.upload_ms, cost.nodes, cost.device_bytes});
   return stats;
 }
 

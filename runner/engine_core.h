@@ -38,7 +38,8 @@ class EngineCore {
   Device& device() { return *backend_.device; }
   std::vector<const Arena*> arenas() const { return {weights_.arena.get(), pages_.get(), step_.get()}; }
 
-  // Held by every public call for as long as it takes: one thread at a time, not in a forked child, not on a lost device.
+  // Held by every public call for as long as it takes: one thread at a time, not in a forked child, not on a
+  // lost device.
   class Turn {
    public:
     explicit Turn(EngineCore& core);
@@ -56,10 +57,11 @@ class EngineCore {
     std::span<const int32_t> pages;
     SlotParams params;
   };
-  void run(std::span<const Row> rows, std::span<const int32_t> logit_rows, const std::vector<SlotWrite>& slots);
+  void run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+           const std::vector<SlotWrite>& slots);
   std::span<const Sampled> read_sampled(size_t count);
   template <class F>
-  auto guarded(F&& work);  // runs device work; remembers a lost device, and leaves the stream idle after any failure
+  auto guarded(F&& work);  // runs device work; remembers a lost device; after any failure the stream is idle
 
   ModelConfig config_;
   StepDims dims_;

@@ -217,20 +217,14 @@ std::string printable(std::string_view text) {
 
 std::string describe(const Json& value) {
   switch (value.type()) {
-    case Json::value_t::null:
-      return "null";
-    case Json::value_t::boolean:
-      return value.get<bool>() ? "true" : "false";
+    case Json::value_t::null: return "null";
+    case Json::value_t::boolean: return value.get<bool>() ? "true" : "false";
     case Json::value_t::string:
       return fmt::format("\"{}\" (a string)", printable(value.get_ref<const std::string&>()));
-    case Json::value_t::array:
-      return fmt::format("an array of {}", value.size());
-    case Json::value_t::object:
-      return fmt::format("an object of {}", value.size());
-    case Json::value_t::number_float:
-      return value.dump() + " (not an integer that fits in 64 bits)";
-    default:
-      return value.dump();
+    case Json::value_t::array: return fmt::format("an array of {}", value.size());
+    case Json::value_t::object: return fmt::format("an object of {}", value.size());
+    case Json::value_t::number_float: return value.dump() + " (not an integer that fits in 64 bits)";
+    default: return value.dump();
   }
 }
 

@@ -60,8 +60,9 @@ struct ModelConfig {
   int64_t qkv_size() const { return q_size() + 2 * kv_size(); }
 };
 
-// Reads and checks a config.json. `text` is the file's content, `name` is used in messages. Throws InvalidModel, naming the
-// field, the value found and what was expected; a field that is present and not understood is refused by name.
+// Reads and checks a config.json. `text` is the file's content, `name` is used in messages. Throws
+// InvalidModel, naming the field, the value found and what was expected; a field that is present and not
+// understood is refused by name.
 ModelConfig parse_model_config(const std::string& text, const std::string& name);
 
 // Adds eos_token_id of a generation_config.json. Throws InvalidModel as above.

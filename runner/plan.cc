@@ -13,14 +13,18 @@ namespace rondo {
 namespace {
 
 constexpr int kMaxRowLimit = 4096;
-constexpr int64_t kMaxContext = 131072;        // what split-K attention's chunk sizes and the page tables are tested to
-constexpr int64_t kDefaultContext = 4096;      // a model's own maximum may be 128k, and K/V for that is seldom meant
-constexpr int kDefaultBuckets[] = {1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096};
+// What split-K attention's chunk sizes and the page tables are tested to.
+constexpr int64_t kMaxContext = 131072;
+// A model's own maximum may be 128k, and K/V for that is seldom meant.
+constexpr int64_t kDefaultContext = 4096;
+constexpr int kDefaultBuckets[] = {1,  2,  3,  4,   5,   6,   7,   8,    16,   24,  32,
+                                   48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096};
 
 template <class T>
 void require_range(const char* option, T found, int64_t low, int64_t high) {
   if (found < low || found > high)
-    throw Error(ErrorKind::InvalidArgument, fmt::format("{}: expected {} to {}, found {}", option, low, high, found));
+    throw Error(ErrorKind::InvalidArgument,
+                fmt::format("{}: expected {} to {}, found {}", option, low, high, found));
 }
 
 std::vector<int> make_buckets(const EngineOptions& options) {
@@ -35,13 +39,14 @@ std::vector<int> make_buckets(const EngineOptions& options) {
   for (int rows : options.buckets) {
     if (rows <= last || rows > options.max_rows)
       throw Error(ErrorKind::InvalidArgument,
-                  fmt::format("buckets: expected ascending row counts of 1 to max_rows = {}, found {}", options.max_rows,
-                              fmt::join(options.buckets, ", ")));
+                  fmt::format("buckets: expected ascending row counts of 1 to max_rows = {}, found {}",
+                              options.max_rows, fmt::join(options.buckets, ", ")));
     last = rows;
   }
   if (last != options.max_rows)
-    throw Error(ErrorKind::InvalidArgument,
-                fmt::format("buckets: expected the last to be max_rows = {}, found {}", options.max_rows, last));
+    throw Error(
+        ErrorKind::InvalidArgument,
+        fmt::format("buckets: expected the last to be max_rows = {}, found {}", options.max_rows, last));
   return options.buckets;
 }
 
@@ -53,20 +58,25 @@ StepDims make_dims(const ModelConfig& config, DType weight_dtype, const EngineOp
   require_range("max_logit_rows", options.max_logit_rows, 0, options.max_rows);
   // NTK-aware dynamic scaling is made for contexts beyond max_position_embeddings, `factor` times as long.
   const double stretch = config.rope.kind == RopeConfig::Kind::Dynamic ? config.rope.factor : 1.0;
-  const auto longest = static_cast<int64_t>(
-      std::min(static_cast<double>(config.max_position_embeddings) * stretch, static_cast<double>(kMaxContext)));
+  const auto longest = static_cast<int64_t>(std::min(
+      static_cast<double>(config.max_position_embeddings) * stretch, static_cast<double>(kMaxContext)));
   require_range("max_context", options.max_context, 0, longest);
   require_range("page_size", options.page_size, 8, 256);
   if (options.page_size & (options.page_size - 1))
-    throw Error(ErrorKind::InvalidArgument, fmt::format("page_size: expected a power of two, found {}", options.page_size));
+    throw Error(ErrorKind::InvalidArgument,
+                fmt::format("page_size: expected a power of two, found {}", options.page_size));
   require_range("threads", options.threads, 0, 1024);
   if (options.max_logit_rows && options.max_logit_rows < options.max_sequences)
-    throw Error(ErrorKind::InvalidArgument, fmt::format("max_logit_rows: expected 0 or at least max_sequences = {}, found {}",
-                                                        options.max_sequences, options.max_logit_rows));
+    throw Error(ErrorKind::InvalidArgument,
+                fmt::format("max_logit_rows: expected 0 or at least max_sequences = {}, found {}",
+                            options.max_sequences, options.max_logit_rows));
   if (config.hidden_size % 8 || config.intermediate_size % 8)
-    throw Error(ErrorKind::InvalidModel,
-                fmt::format("hidden_size and intermediate_size: expected multiples of 8 (kernels load 16 bytes at a time), "
-                            "found {} and {}", config.hidden_size, config.intermediate_size));
+    throw Error(
+        ErrorKind::InvalidModel,
+        fmt::format(
+            "hidden_size and intermediate_size: expected multiples of 8 (kernels load 16 bytes at a time), "
+            "found {} and {}",
+            config.hidden_size, config.intermediate_size));
   StepDims dims;
   dims.hidden_size = config.hidden_size;
   dims.intermediate_size = config.intermediate_size;
@@ -98,14 +108,16 @@ StepDims make_dims(const ModelConfig& config, DType weight_dtype, const EngineOp
 
 WeightLayout lay_out_weights(Layout& layout, const ModelConfig& config, DType dtype) {
   WeightLayout result;
-  const int64_t H = config.hidden_size, Q = config.q_size(), KV = config.kv_size(), F = config.intermediate_size;
+  const int64_t H = config.hidden_size, Q = config.q_size(), KV = config.kv_size(),
+                F = config.intermediate_size;
   const auto place = [&](const std::string& name, Shape shape) {
     View view = layout.place(name, dtype, shape);
     result.slots.push_back({name, view});
     return view;
   };
   // One matrix in memory from several of the checkpoint, their rows one behind the other.
-  const auto fuse = [&](const std::string& fused, const std::vector<std::pair<std::string, int64_t>>& parts, int64_t columns) {
+  const auto fuse = [&](const std::string& fused, const std::vector<std::pair<std::string, int64_t>>& parts,
+                        int64_t columns) {
     int64_t rows = 0;
     for (const auto& part : parts) rows += part.second;
     View whole = layout.place(fused, dtype, columns ? Shape{rows, columns} : Shape{rows});
@@ -125,10 +137,12 @@ WeightLayout lay_out_weights(Layout& layout, const ModelConfig& config, DType dt
     const std::string p = fmt::format("model.layers.{}.", i), a = p + "self_attn.", m = p + "mlp.";
     Layer layer;
     layer.attention_norm = place(p + "input_layernorm.weight", {H});
-    layer.qkv.weight = fuse(a + "qkv_proj.weight",
-                            {{a + "q_proj.weight", Q}, {a + "k_proj.weight", KV}, {a + "v_proj.weight", KV}}, H);
+    layer.qkv.weight =
+        fuse(a + "qkv_proj.weight",
+             {{a + "q_proj.weight", Q}, {a + "k_proj.weight", KV}, {a + "v_proj.weight", KV}}, H);
     if (config.qkv_bias)
-      layer.qkv.bias = fuse(a + "qkv_proj.bias", {{a + "q_proj.bias", Q}, {a + "k_proj.bias", KV}, {a + "v_proj.bias", KV}}, 0);
+      layer.qkv.bias = fuse(a + "qkv_proj.bias",
+                            {{a + "q_proj.bias", Q}, {a + "k_proj.bias", KV}, {a + "v_proj.bias", KV}}, 0);
     if (config.qk_norm) {
       layer.q_norm = place(a + "q_norm.weight", {config.head_dim});
       layer.k_norm = place(a + "k_norm.weight", {config.head_dim});
@@ -136,16 +150,19 @@ WeightLayout lay_out_weights(Layout& layout, const ModelConfig& config, DType dt
     layer.o_proj.weight = place(a + "o_proj.weight", {H, Q});
     if (config.o_bias) layer.o_proj.bias = place(a + "o_proj.bias", {H});
     layer.mlp_norm = place(p + "post_attention_layernorm.weight", {H});
-    layer.gate_up.weight = fuse(m + "gate_up_proj.weight", {{m + "gate_proj.weight", F}, {m + "up_proj.weight", F}}, H);
+    layer.gate_up.weight =
+        fuse(m + "gate_up_proj.weight", {{m + "gate_proj.weight", F}, {m + "up_proj.weight", F}}, H);
     if (config.mlp_bias)
-      layer.gate_up.bias = fuse(m + "gate_up_proj.bias", {{m + "gate_proj.bias", F}, {m + "up_proj.bias", F}}, 0);
+      layer.gate_up.bias =
+          fuse(m + "gate_up_proj.bias", {{m + "gate_proj.bias", F}, {m + "up_proj.bias", F}}, 0);
     layer.down_proj.weight = place(m + "down_proj.weight", {H, F});
     if (config.mlp_bias) layer.down_proj.bias = place(m + "down_proj.bias", {H});
     layer.sliding_window = config.sliding_window[static_cast<size_t>(i)];
     model.layers.push_back(layer);
   }
   model.final_norm = place("model.norm.weight", {H});
-  model.lm_head.weight = config.tie_word_embeddings ? model.embedding : place("lm_head.weight", {config.vocab_size, H});
+  model.lm_head.weight =
+      config.tie_word_embeddings ? model.embedding : place("lm_head.weight", {config.vocab_size, H});
   model.rope.inv_freq = layout.place("rope.inv_freq", DType::f32, {config.head_dim / 2});
   if (config.rope.kind == RopeConfig::Kind::LongRope)
     model.rope.long_inv_freq = layout.place("rope.long_inv_freq", DType::f32, {config.head_dim / 2});
@@ -164,8 +181,11 @@ MemoryPlan plan_memory(const std::string& path, const EngineOptions& options) {
     lay_out(layout);
     PlannedArena arena{name, layout.bytes(), {}};
     for (const Placement& p : layout.placements())
-      arena.buffers.push_back({p.name, dtype_name(p.dtype), {p.shape.dims.begin(), p.shape.dims.begin() + p.shape.rank},
-                               p.bytes, p.offset});
+      arena.buffers.push_back({p.name,
+                               dtype_name(p.dtype),
+                               {p.shape.dims.begin(), p.shape.dims.begin() + p.shape.rank},
+                               p.bytes,
+                               p.offset});
     plan.total_bytes = checked_add(plan.total_bytes, arena.bytes, "bytes of the memory plan");
     plan.arenas.push_back(std::move(arena));
   };

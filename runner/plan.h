@@ -22,8 +22,8 @@ struct WeightSlot {
 };
 
 struct WeightLayout {
-  Model model;                     // its rope holds the tables' views, unfilled; its layers no pages
-  std::vector<WeightSlot> slots;   // in the order that they lie in memory
+  Model model;                    // its rope holds the tables' views, unfilled; its layers no pages
+  std::vector<WeightSlot> slots;  // in the order that they lie in memory
 };
 WeightLayout lay_out_weights(Layout& layout, const ModelConfig& config, DType weight_dtype);
 

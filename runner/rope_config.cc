@@ -136,15 +136,9 @@ RopeConfig read_rope_config(JsonFields& fields, const ModelConfig& config) {
     out.attention_factor = rope.number_or_null("attention_factor", kMinFactor, kMaxFactor).value_or(0.0);
   }
   switch (out.kind) {
-    case RopeConfig::Kind::Yarn:
-      read_yarn(rope, out);
-      break;
-    case RopeConfig::Kind::Llama3:
-      read_llama3(rope, out);
-      break;
-    case RopeConfig::Kind::LongRope:
-      read_longrope(rope, config, out);
-      break;
+    case RopeConfig::Kind::Yarn: read_yarn(rope, out); break;
+    case RopeConfig::Kind::Llama3: read_llama3(rope, out); break;
+    case RopeConfig::Kind::LongRope: read_longrope(rope, config, out); break;
     case RopeConfig::Kind::Default:
     case RopeConfig::Kind::Linear:
     case RopeConfig::Kind::Dynamic:

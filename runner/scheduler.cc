@@ -12,8 +12,8 @@ namespace {
 void check_tokens(const char* what, const std::vector<int32_t>& tokens, int64_t vocab_size) {
   for (size_t i = 0; i < tokens.size(); ++i)
     if (tokens[i] < 0 || tokens[i] >= vocab_size)
-      throw Error(ErrorKind::InvalidArgument, fmt::format("{}[{}]: expected a token id of 0 to {}, found {}", what, i,
-                                                          vocab_size - 1, tokens[i]));
+      throw Error(ErrorKind::InvalidArgument, fmt::format("{}[{}]: expected a token id of 0 to {}, found {}",
+                                                          what, i, vocab_size - 1, tokens[i]));
 }
 
 // Written so that NaN fails.
@@ -48,17 +48,21 @@ void Scheduler::check(const Request& request) const {
   check_tokens("prompt", request.prompt, dims_.vocab_size);
   check_tokens("stop_ids", request.stop_ids, dims_.vocab_size);
   if (request.max_new_tokens < 0)
-    throw Error(ErrorKind::InvalidArgument, fmt::format("max_new_tokens: expected 0 or more, found {}", request.max_new_tokens));
+    throw Error(ErrorKind::InvalidArgument,
+                fmt::format("max_new_tokens: expected 0 or more, found {}", request.max_new_tokens));
   const Sampling& s = request.sampling;
   check_number("temperature", s.temperature, s.temperature >= 0, "0 (greedy) or more");
   check_number("top_p", s.top_p, s.top_p > 0 && s.top_p <= 1, "more than 0 and at most 1");
   check_number("min_p", s.min_p, s.min_p >= 0 && s.min_p <= 1, "0 to 1");
   check_number("repetition_penalty", s.repetition_penalty, s.repetition_penalty > 0, "more than 0");
   if (s.top_k < 0 || s.top_k > dims_.vocab_size)
-    throw Error(ErrorKind::InvalidArgument, fmt::format("top_k: expected 0 (off) to vocab_size = {}, found {}", dims_.vocab_size, s.top_k));
+    throw Error(
+        ErrorKind::InvalidArgument,
+        fmt::format("top_k: expected 0 (off) to vocab_size = {}, found {}", dims_.vocab_size, s.top_k));
   if (static_cast<int64_t>(request.prompt.size()) > dims_.max_context)
-    throw Error(ErrorKind::ContextFull, fmt::format("prompt: {} tokens, and a sequence holds {} (max_context)",
-                                                    request.prompt.size(), dims_.max_context));
+    throw Error(ErrorKind::ContextFull,
+                fmt::format("prompt: {} tokens, and a sequence holds {} (max_context)", request.prompt.size(),
+                            dims_.max_context));
 }
 
 SequenceId Scheduler::add(const Request& request) {
@@ -107,9 +111,11 @@ void Scheduler::resume(SequenceId id, int64_t length, int max_new_tokens) {
     throw Error(ErrorKind::Misuse, fmt::format("resume: sequence {} has not ended; cancel it first", id));
   const auto most = std::min(static_cast<int64_t>(sequence.tokens.size()), dims_.max_context);
   if (length < 1 || length > most)
-    throw Error(ErrorKind::InvalidArgument, fmt::format("resume: length: expected 1 to {}, found {}", most, length));
+    throw Error(ErrorKind::InvalidArgument,
+                fmt::format("resume: length: expected 1 to {}, found {}", most, length));
   if (max_new_tokens < 0)
-    throw Error(ErrorKind::InvalidArgument, fmt::format("max_new_tokens: expected 0 or more, found {}", max_new_tokens));
+    throw Error(ErrorKind::InvalidArgument,
+                fmt::format("max_new_tokens: expected 0 or more, found {}", max_new_tokens));
   sequence.tokens.resize(static_cast<size_t>(length));
   queue(sequence, max_new_tokens);
 }
@@ -132,8 +138,8 @@ void Scheduler::end(Sequence& sequence, FinishReason reason) {
   outputs_.push_back({sequence.id, -1, 0, reason});
 }
 
-// A sequence is admitted once all the pages it can ever need are free: an admitted one never waits for memory, and one that
-// does not fit leaves the others' tokens as they would be without it.
+// A sequence is admitted once all the pages it can ever need are free: an admitted one never waits for
+// memory, and one that does not fit leaves the others' tokens as they would be without it.
 void Scheduler::admit() {
   while (!waiting_.empty() && !free_slots_.empty()) {
     Sequence& sequence = *waiting_.front();
@@ -155,7 +161,8 @@ StepPlan Scheduler::plan() {
     const bool draws = rows == pending(sequence);
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t position = sequence->cached + i;
-      plan.rows.push_back({sequence->tokens[static_cast<size_t>(position)], static_cast<int32_t>(position), sequence->slot, 1});
+      plan.rows.push_back({sequence->tokens[static_cast<size_t>(position)], static_cast<int32_t>(position),
+                           sequence->slot, 1});
     }
     plan.shares.push_back({sequence, rows, draws ? static_cast<int>(plan.logit_rows.size()) : -1});
     if (draws) plan.logit_rows.push_back(static_cast<int32_t>(plan.rows.size()) - 1);

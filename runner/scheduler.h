@@ -19,8 +19,8 @@ struct Sequence {
   FinishReason finish = FinishReason::None;
   std::vector<int32_t> tokens;  // the prompt's first
   int64_t prompt_length = 0;
-  int64_t max_length = 0;       // of tokens; reaching it is FinishReason::Length
-  int64_t cached = 0;           // tokens whose K and V are in pages
+  int64_t max_length = 0;  // of tokens; reaching it is FinishReason::Length
+  int64_t cached = 0;      // tokens whose K and V are in pages
   Sampling sampling;
   std::vector<int32_t> stop_ids;  // sorted; the model's own among them unless ignored
   int slot = 0;                   // 0: none
@@ -32,8 +32,8 @@ struct Sequence {
 struct StepPlan {
   struct Share {
     Sequence* sequence;
-    int64_t rows;          // of its next tokens
-    int logit_row;         // where its next token is drawn, -1: the prompt goes on
+    int64_t rows;   // of its next tokens
+    int logit_row;  // where its next token is drawn, -1: the prompt goes on
   };
   std::vector<Row> rows;
   std::vector<int32_t> logit_rows;
@@ -52,11 +52,13 @@ class Scheduler {
   const Sequence& sequence(SequenceId id) const;
   bool busy() const { return !waiting_.empty() || !running_.empty() || !outputs_.empty(); }
 
-  // Admits what fits, first come first served, and picks the next step's rows: one for every decoding sequence, then chunks
-  // of prompts while rows are left. Sequences advance only in commit(), so that a failed step can be planned again.
+  // Admits what fits, first come first served, and picks the next step's rows: one for every decoding
+  // sequence, then chunks of prompts while rows are left. Sequences advance only in commit(), so that a
+  // failed step can be planned again.
   StepPlan plan();
 
-  // What the planned step made; sampled[i] belongs to logit row i. Returns its outputs behind those of cancel() and add().
+  // What the planned step made; sampled[i] belongs to logit row i. Returns its outputs behind those of
+  // cancel() and add().
   std::vector<Output> commit(const StepPlan& plan, std::span<const Sampled> sampled);
   std::vector<Output> take_outputs();
 
@@ -79,7 +81,7 @@ class Scheduler {
   std::vector<int> free_slots_;
   std::map<SequenceId, Sequence> sequences_;  // nodes do not move
   std::deque<Sequence*> waiting_;
-  std::vector<Sequence*> running_;            // in order of admission
+  std::vector<Sequence*> running_;  // in order of admission
   std::vector<Output> outputs_;
   SequenceId next_id_ = 1;
 };

@@ -92,7 +92,8 @@ uint64_t hash_name(const std::string& name) {
 }
 
 template <class T>
-void fill_random(const std::array<T, 256>& table, uint64_t key, uint64_t byte_offset, void* to, uint64_t bytes) {
+void fill_random(const std::array<T, 256>& table, uint64_t key, uint64_t byte_offset, void* to,
+                 uint64_t bytes) {
   auto* out = static_cast<T*>(to);
   const uint64_t first = byte_offset / sizeof(T), n = bytes / sizeof(T);
   for (uint64_t i = 0; i < n; i += 8) {  // one draw gives eight table indices
@@ -105,13 +106,15 @@ template <class T>
 ReadWeight random_source(uint64_t seed, T (*convert)(float)) {
   std::array<T, 256> table;
   for (size_t i = 0; i < table.size(); ++i)
-    table[i] = convert(static_cast<float>(kStandardDeviation * normal_quantile((static_cast<double>(i) + 0.5) / 256)));
-  return [seed, table, one = convert(1.0f)](const std::string& name, uint64_t offset, void* to, uint64_t bytes) {
-    if (name.ends_with("norm.weight"))
-      std::fill_n(static_cast<T*>(to), bytes / sizeof(T), one);
-    else
-      fill_random(table, mix(seed ^ hash_name(name)), offset, to, bytes);
-  };
+    table[i] = convert(
+        static_cast<float>(kStandardDeviation * normal_quantile((static_cast<double>(i) + 0.5) / 256)));
+  return
+      [seed, table, one = convert(1.0f)](const std::string& name, uint64_t offset, void* to, uint64_t bytes) {
+        if (name.ends_with("norm.weight"))
+          std::fill_n(static_cast<T*>(to), bytes / sizeof(T), one);
+        else
+          fill_random(table, mix(seed ^ hash_name(name)), offset, to, bytes);
+      };
 }
 
 }  // namespace
@@ -121,7 +124,9 @@ ReadWeight random_weights(uint64_t seed, DType dtype) {
     case DType::bf16: return random_source<uint16_t>(seed, to_bf16);
     case DType::f16: return random_source<uint16_t>(seed, to_f16);
     case DType::f32: return random_source<float>(seed, [](float value) { return value; });
-    default: throw Error(ErrorKind::InvalidArgument, std::string("random weights: expected f32, f16 or bf16, found ") + dtype_name(dtype));
+    default:
+      throw Error(ErrorKind::InvalidArgument,
+                  std::string("random weights: expected f32, f16 or bf16, found ") + dtype_name(dtype));
   }
 }
 
@@ -129,8 +134,8 @@ Weights load_weights(Device& device, const ModelConfig& config, DType dtype, con
                      const std::function<void(uint64_t, uint64_t)>& progress) {
   Weights weights;
   WeightLayout placed;
-  weights.arena = std::make_unique<Arena>(device, "weights",
-                                          [&](Layout& layout) { placed = lay_out_weights(layout, config, dtype); });
+  weights.arena = std::make_unique<Arena>(
+      device, "weights", [&](Layout& layout) { placed = lay_out_weights(layout, config, dtype); });
   uint64_t total = 0, done = 0;
   for (const WeightSlot& slot : placed.slots) total += slot.view.bytes();
 

@@ -81,7 +81,8 @@ TEST(Arrows, OneSourceFileKnowsWhichBackendsThereAre) {
       if (!is_source(entry.path())) continue;
       std::ifstream in(entry.path());
       for (std::string line; std::getline(in, line);)
-        if (line.find("RONDO_WITH_CUDA") != std::string::npos) files.insert(fs::relative(entry.path(), kRoot).string());
+        if (line.find("RONDO_WITH_CUDA") != std::string::npos)
+          files.insert(fs::relative(entry.path(), kRoot).string());
     }
   EXPECT_EQ(files, std::set<std::string>{"runner/backend.cc"});
 }

@@ -1,4 +1,5 @@
-// The engine's promises on the CPU backend; the numbers are those of the cases that they keep (tests/README.md).
+// The engine's promises on the CPU backend; the numbers are those of the cases that they keep
+// (tests/README.md).
 #include "runner/engine.h"
 
 #include <gtest/gtest.h>
@@ -20,8 +21,8 @@ namespace {
 using test::generate;
 using test::greedy;
 using test::some_tokens;
-using test::TinyConfig;
 using test::tiny_options;
+using test::TinyConfig;
 
 constexpr int kVocab = 320;
 
@@ -51,9 +52,11 @@ TEST(EngineLoading, B3_AShortReadInMidWeightsIsAnErrorThatNamesTheFile) {
   EngineOptions options;
   options.device = DeviceKind::Cpu;
   options.progress = [&](uint64_t done, uint64_t total) {
-    if (done < total / 2) fs::resize_file(directory / "model.safetensors", fs::file_size(directory / "model.safetensors") / 2);
+    if (done < total / 2)
+      fs::resize_file(directory / "model.safetensors", fs::file_size(directory / "model.safetensors") / 2);
   };
-  expect_error(ErrorKind::InvalidModel, "model.safetensors", [&] { Engine::open(directory.string(), options); });
+  expect_error(ErrorKind::InvalidModel, "model.safetensors",
+               [&] { Engine::open(directory.string(), options); });
   fs::remove_all(directory);
 }
 
@@ -154,8 +157,10 @@ TEST_F(EngineTest, B15_ANanRowEndsItsSequenceAndNoOther) {
   const View& embedding = core.model().embedding;
   const int32_t poisoned = 319;
   ASSERT_EQ(std::count(good.begin(), good.end(), poisoned), 0);
-  core.device().fill(embedding.as<float>() + poisoned * embedding.shape[1], 0xff, static_cast<uint64_t>(embedding.shape[1]) * 4);
-  const auto bad_id = core.scheduler().add(greedy({3, poisoned}, 4)), good_id = core.scheduler().add(greedy(good, 12));
+  core.device().fill(embedding.as<float>() + poisoned * embedding.shape[1], 0xff,
+                     static_cast<uint64_t>(embedding.shape[1]) * 4);
+  const auto bad_id = core.scheduler().add(greedy({3, poisoned}, 4)),
+             good_id = core.scheduler().add(greedy(good, 12));
   while (core.scheduler().busy())
     for (const Output& output : core.step()) {
       if (output.sequence == bad_id) {
@@ -172,7 +177,8 @@ TEST_F(EngineTest, B17_WhatLiesInMemoryBeforeDoesNotReachATokenEver) {
   Engine clean = open();
   const auto expected = generate(clean, {greedy(prompt, 20)}).front();
   EngineCore core(config_.path(), options_);
-  const auto poison = [&](const View& view) { core.device().fill(view.data, 0xff, view.bytes()); };  // NaN in every dtype
+  // NaN in every dtype.
+  const auto poison = [&](const View& view) { core.device().fill(view.data, 0xff, view.bytes()); };
   for (const Layer& layer : core.model().layers) {
     poison(layer.pages.k);
     poison(layer.pages.v);
@@ -180,7 +186,9 @@ TEST_F(EngineTest, B17_WhatLiesInMemoryBeforeDoesNotReachATokenEver) {
   const auto id = core.scheduler().add(greedy(prompt, 20));
   while (core.scheduler().busy()) {
     const StepBuffers& b = core.buffers();
-    for (const View& view : {b.x, b.norm, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o, b.partial_ml, b.logits, b.sampled}) poison(view);
+    for (const View& view :
+         {b.x, b.norm, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o, b.partial_ml, b.logits, b.sampled})
+      poison(view);
     core.step();
   }
   EXPECT_EQ(core.scheduler().sequence(id).tokens, expected);
@@ -215,13 +223,16 @@ TEST_F(EngineTest, B26_OneRowIsTheSameRowAmongEightBitForBit) {
   const auto alone = generate(engine, {greedy(prompt, 30)}).front();
   auto other = prompt;
   other[0] = (other[0] + 1) % kVocab;
-  const auto among = generate(engine, {greedy(other, 30), greedy(prompt, 30), greedy(some_tokens(3, kVocab, 11), 30), greedy(some_tokens(8, kVocab, 12), 30)});
+  const auto among =
+      generate(engine, {greedy(other, 30), greedy(prompt, 30), greedy(some_tokens(3, kVocab, 11), 30),
+                        greedy(some_tokens(8, kVocab, 12), 30)});
   EXPECT_EQ(among[1], alone);
   EXPECT_NE(among[0], alone);
 }
 
 TEST_F(EngineTest, TokensDoNotDependOnThreadsOrRowLimit) {
-  const std::vector<Request> requests = {greedy(some_tokens(20, kVocab, 13), 20), greedy(some_tokens(3, kVocab, 14), 20)};
+  const std::vector<Request> requests = {greedy(some_tokens(20, kVocab, 13), 20),
+                                         greedy(some_tokens(3, kVocab, 14), 20)};
   Engine reference = open();
   const auto expected = generate(reference, requests);
   for (const auto& [threads, rows] : {std::pair{1, 8}, {3, 8}, {2, 4}, {2, 33}}) {
@@ -234,7 +245,12 @@ TEST_F(EngineTest, TokensDoNotDependOnThreadsOrRowLimit) {
 
 TEST_F(EngineTest, SeededSamplingDoesNotDependOnNeighbours) {
   Request request = greedy(some_tokens(4, kVocab, 15), 25);
-  request.sampling = {.temperature = 0.9f, .top_k = 40, .top_p = 0.95f, .min_p = 0.01f, .repetition_penalty = 1.1f, .seed = 42};
+  request.sampling = {.temperature = 0.9f,
+                      .top_k = 40,
+                      .top_p = 0.95f,
+                      .min_p = 0.01f,
+                      .repetition_penalty = 1.1f,
+                      .seed = 42};
   Engine engine = open();
   const auto alone = generate(engine, {request}).front();
   EXPECT_EQ(generate(engine, {greedy(some_tokens(9, kVocab, 16), 25), request})[1], alone);
@@ -245,7 +261,8 @@ TEST_F(EngineTest, SeededSamplingDoesNotDependOnNeighbours) {
 TEST_F(EngineTest, B38_TwoEnginesInterleavedAreTwoEnginesAlone) {
   const auto a = some_tokens(5, kVocab, 17), b = some_tokens(6, kVocab, 18);
   Engine first = open(), second = open();
-  const auto expect_a = generate(first, {greedy(a, 15)}).front(), expect_b = generate(second, {greedy(b, 15)}).front();
+  const auto expect_a = generate(first, {greedy(a, 15)}).front(),
+             expect_b = generate(second, {greedy(b, 15)}).front();
   const auto id_a = first.add(greedy(a, 15)), id_b = second.add(greedy(b, 15));
   while (first.busy() || second.busy()) {
     first.step();
@@ -325,7 +342,9 @@ TEST_F(EngineTest, B42_AnExceptionFromACallbackPassesThroughAndTheEngineGoesOn) 
 
 TEST_F(EngineTest, ACallFromInsideACallbackIsMisuse) {
   Engine engine = open();
-  expect_error(ErrorKind::Misuse, "in use", [&] { engine.score({1, 2}, [&](int64_t, std::span<const float>) { engine.step(); }); });
+  expect_error(ErrorKind::Misuse, "in use", [&] {
+    engine.score({1, 2}, [&](int64_t, std::span<const float>) { engine.step(); });
+  });
 }
 
 TEST_F(EngineTest, OptionsOutOfRangeAreRefusedBeforeTheDeviceIsTouched) {

@@ -35,9 +35,9 @@ TEST(MemoryPlan, HasEveryBufferOfTheStep) {
   const MemoryPlan plan = plan_memory(config.path(), test::tiny_options(DeviceKind::Cuda));
   std::set<std::string> names;
   for (const auto& buffer : plan.arenas.back().buffers) names.insert(buffer.name);
-  for (const char* name : {"inputs.rows", "inputs.logit_rows", "inputs.page_tables", "inputs.slots", "inputs.seen", "residual",
-                           "norm", "qkv", "q", "attention", "gate_up", "activation", "split_k.o", "split_k.ml", "logits",
-                           "sampled", "workspace"})
+  for (const char* name : {"inputs.rows", "inputs.logit_rows", "inputs.page_tables", "inputs.slots",
+                           "inputs.seen", "residual", "norm", "qkv", "q", "attention", "gate_up",
+                           "activation", "split_k.o", "split_k.ml", "logits", "sampled", "workspace"})
     EXPECT_TRUE(names.count(name)) << name;
 }
 
@@ -55,12 +55,14 @@ TEST(MemoryPlan, BuffersDoNotOverlapAndAreAligned) {
 }
 
 TEST(MemoryPlan, ShippedShapesHaveTheirPublishedSizes) {
-  // Bytes read per step, in GB, from the models' own parameter counts (bf16): 1.236 billion parameters, and so on. The
-  // embedding is counted once where it is tied.
-  const std::pair<const char*, double> shapes[] = {
-      {"qwen3-0.6b", 1.192}, {"llama-3.2-1b", 2.472}, {"qwen3-4b", 8.045}, {"llama-3.1-8b", 16.061}, {"qwen3-8b", 16.381}, {"qwen3-32b", 65.524}};
+  // Bytes read per step, in GB, from the models' own parameter counts (bf16): 1.236 billion parameters, and
+  // so on. The embedding is counted once where it is tied.
+  const std::pair<const char*, double> shapes[] = {{"qwen3-0.6b", 1.192}, {"llama-3.2-1b", 2.472},
+                                                   {"qwen3-4b", 8.045},   {"llama-3.1-8b", 16.061},
+                                                   {"qwen3-8b", 16.381},  {"qwen3-32b", 65.524}};
   for (const auto& [name, gigabytes] : shapes) {
-    const MemoryPlan plan = plan_memory((test::kSource / "models" / (std::string(name) + ".json")).string(), {});
+    const MemoryPlan plan =
+        plan_memory((test::kSource / "models" / (std::string(name) + ".json")).string(), {});
     EXPECT_NEAR(static_cast<double>(plan.arenas[0].bytes) / 1e9, gigabytes, gigabytes * 1e-3) << name;
   }
 }

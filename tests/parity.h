@@ -89,20 +89,23 @@ inline void expect_prompt_logits(EngineCore& core, const Golden& golden, const n
   EXPECT_EQ(compared, prompt.size());
 }
 
-// Greedy decoding, step by step: the logits of every recorded position while the tokens agree, and in fp32 all the tokens.
+// Greedy decoding, step by step: the logits of every recorded position while the tokens agree, and in fp32
+// all the tokens.
 inline void expect_decoding(EngineCore& core, const Golden& golden, const nlohmann::json& sequence) {
   const auto prompt = sequence.at("prompt").get<std::vector<int32_t>>();
   const auto expected_tokens = sequence.at("sequence").get<std::vector<int32_t>>();
   const auto positions = sequence.at("positions").get<std::vector<int64_t>>();
   const auto expected = read_floats(kGoldens / golden.name / sequence.at("logits_file").get<std::string>());
   const auto vocab = static_cast<size_t>(core.dims().vocab_size);
-  const auto id = core.scheduler().add(greedy(prompt, static_cast<int>(expected_tokens.size() - prompt.size())));
+  const auto id =
+      core.scheduler().add(greedy(prompt, static_cast<int>(expected_tokens.size() - prompt.size())));
   std::vector<float> logits(vocab);
   bool agree = true;
   int compared = 0;
   while (core.scheduler().busy()) {
     for (const Output& output : core.step()) {
-      const auto position = static_cast<int64_t>(core.scheduler().sequence(id).tokens.size()) - 2;  // the row that drew it
+      const auto position =
+          static_cast<int64_t>(core.scheduler().sequence(id).tokens.size()) - 2;  // the row that drew it
       const auto at = std::find(positions.begin(), positions.end(), position);
       if (agree && at != positions.end()) {
         core.device().read(logits.data(), core.buffers().logits.data, vocab * sizeof(float));

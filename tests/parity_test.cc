@@ -25,7 +25,8 @@ TEST_P(ExactParity, ABatchGivesEachSequenceItsOwnTokens) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, Parity, testing::ValuesIn(test::load_goldens()), test::golden_name);
-INSTANTIATE_TEST_SUITE_P(Goldens, ExactParity, testing::ValuesIn(test::load_goldens("fp32")), test::golden_name);
+INSTANTIATE_TEST_SUITE_P(Goldens, ExactParity, testing::ValuesIn(test::load_goldens("fp32")),
+                         test::golden_name);
 
 }  // namespace
 }  // namespace rondo

@@ -9,10 +9,13 @@
 namespace {
 
 TEST(Ptxas, NoKernelSpillsRegisters) {
-  static const std::regex line(R"((\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads)");
+  static const std::regex line(
+      R"((\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads)");
   int kernels = 0;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(RONDO_OBJECTS)) {
-    if (entry.path().extension() != ".ptxas" || entry.path().string().find("/kernels/cuda/") == std::string::npos) continue;
+    if (entry.path().extension() != ".ptxas" ||
+        entry.path().string().find("/kernels/cuda/") == std::string::npos)
+      continue;
     std::ifstream in(entry.path());
     std::smatch match;
     std::string name;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <fmt/format.h>
-
 #include <unistd.h>
 
 #include <filesystem>
@@ -35,13 +34,21 @@ class TinyConfig {
   explicit TinyConfig(const TinySizes& s = {}) {
     static int number = 0;
     path_ = std::filesystem::temp_directory_path() / fmt::format("rondo-test-{}-{}.json", getpid(), number++);
-    std::ofstream(path_) << nlohmann::json{{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"},
-                                           {"hidden_size", s.hidden}, {"intermediate_size", s.intermediate},
-                                           {"num_hidden_layers", s.layers}, {"num_attention_heads", s.heads},
-                                           {"num_key_value_heads", s.kv_heads}, {"head_dim", s.head_dim},
-                                           {"vocab_size", s.vocab}, {"max_position_embeddings", s.max_positions},
-                                           {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0}, {"hidden_act", "silu"},
-                                           {"tie_word_embeddings", s.tied}, {"torch_dtype", s.dtype}};
+    std::ofstream(path_) << nlohmann::json{{"architectures", {"LlamaForCausalLM"}},
+                                           {"model_type", "llama"},
+                                           {"hidden_size", s.hidden},
+                                           {"intermediate_size", s.intermediate},
+                                           {"num_hidden_layers", s.layers},
+                                           {"num_attention_heads", s.heads},
+                                           {"num_key_value_heads", s.kv_heads},
+                                           {"head_dim", s.head_dim},
+                                           {"vocab_size", s.vocab},
+                                           {"max_position_embeddings", s.max_positions},
+                                           {"rms_norm_eps", 1e-5},
+                                           {"rope_theta", 10000.0},
+                                           {"hidden_act", "silu"},
+                                           {"tie_word_embeddings", s.tied},
+                                           {"torch_dtype", s.dtype}};
   }
   ~TinyConfig() { std::filesystem::remove(path_); }
   TinyConfig(const TinyConfig&) = delete;  // one file, one owner

@@ -61,26 +61,16 @@ size_t cublasLtGetVersion() { return CUBLAS_VERSION; }
 
 const char* cublasLtGetStatusName(cublasStatus_t status) {
   switch (status) {
-    case CUBLAS_STATUS_SUCCESS:
-      return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_INITIALIZED:
-      return "CUBLAS_STATUS_NOT_INITIALIZED";
-    case CUBLAS_STATUS_ALLOC_FAILED:
-      return "CUBLAS_STATUS_ALLOC_FAILED";
-    case CUBLAS_STATUS_INVALID_VALUE:
-      return "CUBLAS_STATUS_INVALID_VALUE";
-    case CUBLAS_STATUS_ARCH_MISMATCH:
-      return "CUBLAS_STATUS_ARCH_MISMATCH";
-    case CUBLAS_STATUS_MAPPING_ERROR:
-      return "CUBLAS_STATUS_MAPPING_ERROR";
-    case CUBLAS_STATUS_EXECUTION_FAILED:
-      return "CUBLAS_STATUS_EXECUTION_FAILED";
-    case CUBLAS_STATUS_INTERNAL_ERROR:
-      return "CUBLAS_STATUS_INTERNAL_ERROR";
-    case CUBLAS_STATUS_NOT_SUPPORTED:
-      return "CUBLAS_STATUS_NOT_SUPPORTED";
-    default:
-      return "CUBLAS_STATUS_UNKNOWN";
+    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case CUBLAS_STATUS_ALLOC_FAILED: return "CUBLAS_STATUS_ALLOC_FAILED";
+    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
+    case CUBLAS_STATUS_ARCH_MISMATCH: return "CUBLAS_STATUS_ARCH_MISMATCH";
+    case CUBLAS_STATUS_MAPPING_ERROR: return "CUBLAS_STATUS_MAPPING_ERROR";
+    case CUBLAS_STATUS_EXECUTION_FAILED: return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case CUBLAS_STATUS_INTERNAL_ERROR: return "CUBLAS_STATUS_INTERNAL_ERROR";
+    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
+    default: return "CUBLAS_STATUS_UNKNOWN";
   }
 }
 const char* cublasLtGetStatusString(cublasStatus_t status) { return cublasLtGetStatusName(status); }
@@ -116,20 +106,13 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
   Layout* l = layout_of(layout);
   if (!l) return misuse("not a matrix layout");
   switch (attribute) {
-    case CUBLASLT_MATRIX_LAYOUT_TYPE:
-      return store(l->type, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_ORDER:
-      return store(l->order, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_ROWS:
-      return store(l->rows, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_COLS:
-      return store(l->cols, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_LD:
-      return store(l->ld, value, bytes);
-    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT:
-      return store(l->batch_count, value, bytes);
-    default:
-      return misuse("a matrix layout attribute that is not modelled");
+    case CUBLASLT_MATRIX_LAYOUT_TYPE: return store(l->type, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_ORDER: return store(l->order, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_ROWS: return store(l->rows, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_COLS: return store(l->cols, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_LD: return store(l->ld, value, bytes);
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return store(l->batch_count, value, bytes);
+    default: return misuse("a matrix layout attribute that is not modelled");
   }
 }
 
@@ -164,28 +147,17 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
   Product* p = product_of(desc);
   if (!p) return misuse("not a product's descriptor");
   switch (attribute) {
-    case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE:
-      return store(p->compute, value, bytes);
-    case CUBLASLT_MATMUL_DESC_SCALE_TYPE:
-      return store(p->scale, value, bytes);
-    case CUBLASLT_MATMUL_DESC_POINTER_MODE:
-      return store(p->pointer_mode, value, bytes);
-    case CUBLASLT_MATMUL_DESC_TRANSA:
-      return store(p->transa, value, bytes);
-    case CUBLASLT_MATMUL_DESC_TRANSB:
-      return store(p->transb, value, bytes);
-    case CUBLASLT_MATMUL_DESC_EPILOGUE:
-      return store(p->epilogue, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
-      return store(p->bias, value, bytes);
-    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
-      return store(p->bias_type, value, bytes);
-    case CUBLASLT_MATMUL_DESC_FAST_ACCUM:
-      return ignore<int8_t>(value, bytes);
-    case CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET:
-      return ignore<int32_t>(value, bytes);
-    default:
-      return misuse("a product's attribute that is not modelled");
+    case CUBLASLT_MATMUL_DESC_COMPUTE_TYPE: return store(p->compute, value, bytes);
+    case CUBLASLT_MATMUL_DESC_SCALE_TYPE: return store(p->scale, value, bytes);
+    case CUBLASLT_MATMUL_DESC_POINTER_MODE: return store(p->pointer_mode, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSA: return store(p->transa, value, bytes);
+    case CUBLASLT_MATMUL_DESC_TRANSB: return store(p->transb, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE: return store(p->epilogue, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return store(p->bias, value, bytes);
+    case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return store(p->bias_type, value, bytes);
+    case CUBLASLT_MATMUL_DESC_FAST_ACCUM: return ignore<int8_t>(value, bytes);
+    case CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET: return ignore<int32_t>(value, bytes);
+    default: return misuse("a product's attribute that is not modelled");
   }
 }
 
@@ -210,25 +182,16 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
   Preference* p = preference_of(preference);
   if (!p) return misuse("not a preference");
   switch (attribute) {
-    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
-      return store(p->max_workspace, value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
-      return store(p->alignment[0], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
-      return store(p->alignment[1], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
-      return store(p->alignment[2], value, bytes);
-    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
-      return store(p->alignment[3], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES: return store(p->max_workspace, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES: return store(p->alignment[0], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES: return store(p->alignment[1], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES: return store(p->alignment[2], value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES: return store(p->alignment[3], value, bytes);
     case CUBLASLT_MATMUL_PREF_SEARCH_MODE:
-    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
-      return ignore<uint32_t>(value, bytes);
-    case CUBLASLT_MATMUL_PREF_MAX_WAVES_COUNT:
-      return ignore<float>(value, bytes);
-    case CUBLASLT_MATMUL_PREF_IMPL_MASK:
-      return ignore<uint64_t>(value, bytes);
-    default:
-      return misuse("a preference's attribute that is not modelled");
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK: return ignore<uint32_t>(value, bytes);
+    case CUBLASLT_MATMUL_PREF_MAX_WAVES_COUNT: return ignore<float>(value, bytes);
+    case CUBLASLT_MATMUL_PREF_IMPL_MASK: return ignore<uint64_t>(value, bytes);
+    default: return misuse("a preference's attribute that is not modelled");
   }
 }
 

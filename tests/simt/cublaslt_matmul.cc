@@ -22,13 +22,10 @@ constexpr size_t kWorkspaceAlignment = 16;
 
 size_t element_bytes(cudaDataType type) {
   switch (type) {
-    case CUDA_R_32F:
-      return 4;
+    case CUDA_R_32F: return 4;
     case CUDA_R_16F:
-    case CUDA_R_16BF:
-      return 2;
-    default:
-      return 0;
+    case CUDA_R_16BF: return 2;
+    default: return 0;
   }
 }
 
@@ -71,10 +68,8 @@ cublasStatus_t check_problem(const Problem& p) {
     case CUBLAS_COMPUTE_32F_PEDANTIC:
     case CUBLAS_COMPUTE_32F_FAST_16F:
     case CUBLAS_COMPUTE_32F_FAST_16BF:
-    case CUBLAS_COMPUTE_32F_FAST_TF32:
-      break;
-    default:
-      return CUBLAS_STATUS_NOT_SUPPORTED;
+    case CUBLAS_COMPUTE_32F_FAST_TF32: break;
+    default: return CUBLAS_STATUS_NOT_SUPPORTED;
   }
   const cudaDataType ab = p.a.layout->type, cd = p.d.layout->type;
   if (p.b.layout->type != ab || p.c.layout->type != cd || (cd != ab && cd != CUDA_R_32F))
@@ -128,26 +123,18 @@ bool matrix_on_device(const void* address, const Layout& l) {
 
 double element(const void* base, uint64_t index, cudaDataType type) {
   switch (type) {
-    case CUDA_R_16BF:
-      return double(__bfloat162float(static_cast<const __nv_bfloat16*>(base)[index]));
-    case CUDA_R_16F:
-      return double(__half2float(static_cast<const __half*>(base)[index]));
-    default:
-      return double(static_cast<const float*>(base)[index]);
+    case CUDA_R_16BF: return double(__bfloat162float(static_cast<const __nv_bfloat16*>(base)[index]));
+    case CUDA_R_16F: return double(__half2float(static_cast<const __half*>(base)[index]));
+    default: return double(static_cast<const float*>(base)[index]);
   }
 }
 
 void set_element(void* base, uint64_t index, cudaDataType type, double value) {
   const float rounded = static_cast<float>(value);
   switch (type) {
-    case CUDA_R_16BF:
-      static_cast<__nv_bfloat16*>(base)[index] = __float2bfloat16(rounded);
-      break;
-    case CUDA_R_16F:
-      static_cast<__half*>(base)[index] = __float2half(rounded);
-      break;
-    default:
-      static_cast<float*>(base)[index] = rounded;
+    case CUDA_R_16BF: static_cast<__nv_bfloat16*>(base)[index] = __float2bfloat16(rounded); break;
+    case CUDA_R_16F: static_cast<__half*>(base)[index] = __float2half(rounded); break;
+    default: static_cast<float*>(base)[index] = rounded;
   }
 }
 

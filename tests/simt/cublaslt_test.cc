@@ -40,15 +40,9 @@ double decode(const std::vector<unsigned char>& bytes, size_t i, cudaDataType ty
   __half h;
   __nv_bfloat16 b;
   switch (type) {
-    case CUDA_R_32F:
-      std::memcpy(&f, at, sizeof f);
-      return f;
-    case CUDA_R_16F:
-      std::memcpy(&h, at, sizeof h);
-      return __half2float(h);
-    default:
-      std::memcpy(&b, at, sizeof b);
-      return __bfloat162float(b);
+    case CUDA_R_32F: std::memcpy(&f, at, sizeof f); return f;
+    case CUDA_R_16F: std::memcpy(&h, at, sizeof h); return __half2float(h);
+    default: std::memcpy(&b, at, sizeof b); return __bfloat162float(b);
   }
 }
 // Half a unit in the last place, relative; 2^-24, the smallest step of fp16, where that underflows.

@@ -90,49 +90,21 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   const fake::Device& d = runtime().device;
   if (device < 0 || device >= d.count) return failed(cudaErrorInvalidDevice);
   switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock:
-      *value = 1024;
-      break;
-    case cudaDevAttrWarpSize:
-      *value = 32;
-      break;
-    case cudaDevAttrMultiProcessorCount:
-      *value = d.multiprocessors;
-      break;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = d.major;
-      break;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = d.minor;
-      break;
-    case cudaDevAttrMaxSharedMemoryPerBlock:
-      *value = int(simt::kDefaultSharedBytes);
-      break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = int(simt::kMaxSharedBytes);
-      break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      *value = int(kSharedPerMultiprocessor);
-      break;
-    case cudaDevAttrReservedSharedMemoryPerBlock:
-      *value = int(kSharedReservedPerBlock);
-      break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor:
-      *value = kThreadsPerMultiprocessor;
-      break;
-    case cudaDevAttrMaxBlocksPerMultiprocessor:
-      *value = kBlocksPerMultiprocessor;
-      break;
-    case cudaDevAttrMaxRegistersPerMultiprocessor:
-      *value = kRegistersPerMultiprocessor;
-      break;
-    case cudaDevAttrL2CacheSize:
-      *value = kL2Bytes;
-      break;
+    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
+    case cudaDevAttrWarpSize: *value = 32; break;
+    case cudaDevAttrMultiProcessorCount: *value = d.multiprocessors; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = d.major; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = d.minor; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = int(simt::kDefaultSharedBytes); break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(simt::kMaxSharedBytes); break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = int(kSharedPerMultiprocessor); break;
+    case cudaDevAttrReservedSharedMemoryPerBlock: *value = int(kSharedReservedPerBlock); break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = kThreadsPerMultiprocessor; break;
+    case cudaDevAttrMaxBlocksPerMultiprocessor: *value = kBlocksPerMultiprocessor; break;
+    case cudaDevAttrMaxRegistersPerMultiprocessor: *value = kRegistersPerMultiprocessor; break;
+    case cudaDevAttrL2CacheSize: *value = kL2Bytes; break;
     case cudaDevAttrUnifiedAddressing:
-    case cudaDevAttrConcurrentKernels:
-      *value = 1;
-      break;
+    case cudaDevAttrConcurrentKernels: *value = 1; break;
     default:
       runtime().note("cudaDeviceGetAttribute: attribute " + std::to_string(attribute) + " is not modelled");
       return failed(cudaErrorInvalidValue);

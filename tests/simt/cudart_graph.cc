@@ -34,16 +34,11 @@ std::vector<CapturedPointer> pointers_of(const KernelLaunch& launch) {
 
 const char* type_name(cudaGraphNodeType type) {
   switch (type) {
-    case cudaGraphNodeTypeKernel:
-      return "kernel";
-    case cudaGraphNodeTypeMemcpy:
-      return "copy";
-    case cudaGraphNodeTypeMemset:
-      return "memset";
-    case cudaGraphNodeTypeGraph:
-      return "graph";
-    default:
-      return "other";
+    case cudaGraphNodeTypeKernel: return "kernel";
+    case cudaGraphNodeTypeMemcpy: return "copy";
+    case cudaGraphNodeTypeMemset: return "memset";
+    case cudaGraphNodeTypeGraph: return "graph";
+    default: return "other";
   }
 }
 

@@ -38,9 +38,7 @@ bool fits(const void* address, size_t bytes, Side side) {
 cudaError_t check_copy(const void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   Side from_side = Side::any, to_side = Side::any;
   switch (kind) {
-    case cudaMemcpyHostToHost:
-      from_side = to_side = Side::host;
-      break;
+    case cudaMemcpyHostToHost: from_side = to_side = Side::host; break;
     case cudaMemcpyHostToDevice:
       from_side = Side::host;
       to_side = Side::device;
@@ -49,13 +47,9 @@ cudaError_t check_copy(const void* to, const void* from, size_t bytes, cudaMemcp
       from_side = Side::device;
       to_side = Side::host;
       break;
-    case cudaMemcpyDeviceToDevice:
-      from_side = to_side = Side::device;
-      break;
-    case cudaMemcpyDefault:
-      break;
-    default:
-      return failed(cudaErrorInvalidMemcpyDirection);
+    case cudaMemcpyDeviceToDevice: from_side = to_side = Side::device; break;
+    case cudaMemcpyDefault: break;
+    default: return failed(cudaErrorInvalidMemcpyDirection);
   }
   if (bytes == 0) return cudaSuccess;
   if (fits(from, bytes, from_side) && fits(to, bytes, to_side)) return cudaSuccess;

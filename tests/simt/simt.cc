@@ -397,12 +397,9 @@ LaunchProblem check_launch(const void* kernel, dim3 g, dim3 b, size_t dynamic_sh
 
 void run(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared, const std::function<void()>& body) {
   switch (check_launch(kernel, g, b, dynamic_shared)) {
-    case LaunchProblem::none:
-      break;
-    case LaunchProblem::configuration:
-      throw error("invalid launch configuration");
-    case LaunchProblem::shared_memory:
-      throw error("dynamic shared memory over the kernel's limit");
+    case LaunchProblem::none: break;
+    case LaunchProblem::configuration: throw error("invalid launch configuration");
+    case LaunchProblem::shared_memory: throw error("dynamic shared memory over the kernel's limit");
   }
   if (grid) throw error("launch from inside a kernel");
   const Options chosen = options();

@@ -47,22 +47,14 @@ void resolve_match(void* const* payloads, uint32_t mask) {
 
 uint32_t combine(uint32_t a, uint32_t b, Reduce op) {
   switch (op) {
-    case Reduce::add:
-      return a + b;
-    case Reduce::min_signed:
-      return int32_t(a) < int32_t(b) ? a : b;
-    case Reduce::min_unsigned:
-      return a < b ? a : b;
-    case Reduce::max_signed:
-      return int32_t(a) > int32_t(b) ? a : b;
-    case Reduce::max_unsigned:
-      return a > b ? a : b;
-    case Reduce::bit_and:
-      return a & b;
-    case Reduce::bit_or:
-      return a | b;
-    case Reduce::bit_xor:
-      return a ^ b;
+    case Reduce::add: return a + b;
+    case Reduce::min_signed: return int32_t(a) < int32_t(b) ? a : b;
+    case Reduce::min_unsigned: return a < b ? a : b;
+    case Reduce::max_signed: return int32_t(a) > int32_t(b) ? a : b;
+    case Reduce::max_unsigned: return a > b ? a : b;
+    case Reduce::bit_and: return a & b;
+    case Reduce::bit_or: return a | b;
+    case Reduce::bit_xor: return a ^ b;
   }
   std::abort();
 }
