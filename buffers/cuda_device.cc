@@ -135,10 +135,13 @@ class CudaDeviceImpl : public CudaDevice {
   }
 
   void write(void* to, const void* from_pinned, uint64_t bytes) override {
-    copy(to, from_pinned, bytes, cudaMemcpyHostToDevice, "cudaMemcpyAsync to the device");
+    enqueue(to, from_pinned, bytes, cudaMemcpyHostToDevice, "cudaMemcpyAsync to the device");
   }
   void read(void* to_pinned, const void* from, uint64_t bytes) override {
-    copy(to_pinned, from, bytes, cudaMemcpyDeviceToHost, "cudaMemcpyAsync from the device");
+    enqueue(to_pinned, from, bytes, cudaMemcpyDeviceToHost, "cudaMemcpyAsync from the device");
+  }
+  void copy(void* to, const void* from, uint64_t bytes) override {
+    enqueue(to, from, bytes, cudaMemcpyDeviceToDevice, "cudaMemcpyAsync within the device");
   }
   void fill(void* to, int byte, uint64_t bytes) override {
     refuse_forked_child(owner_);
@@ -173,7 +176,7 @@ class CudaDeviceImpl : public CudaDevice {
                                             " memory were asked for, " + found + " on " + description_);
   }
 
-  void copy(void* to, const void* from, uint64_t bytes, cudaMemcpyKind kind, const char* what) {
+  void enqueue(void* to, const void* from, uint64_t bytes, cudaMemcpyKind kind, const char* what) {
     refuse_forked_child(owner_);
     if (bytes) check(cudaMemcpyAsync(to, from, bytes, kind, stream_), what);
   }

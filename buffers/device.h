@@ -46,6 +46,7 @@ class Device {
   virtual std::unique_ptr<Event> make_event() = 0;
   virtual void write(void* to, const void* from_pinned, uint64_t bytes) = 0;
   virtual void read(void* to_pinned, const void* from, uint64_t bytes) = 0;
+  virtual void copy(void* to, const void* from, uint64_t bytes) = 0;  // within the device
   virtual void fill(void* to, int byte, uint64_t bytes) = 0;
   virtual void synchronize() = 0;
 };

@@ -59,6 +59,7 @@ class HostDevice : public Device {
   void read(void* to_pinned, const void* from, uint64_t bytes) override {
     std::memcpy(to_pinned, from, bytes);
   }
+  void copy(void* to, const void* from, uint64_t bytes) override { std::memcpy(to, from, bytes); }
   void fill(void* to, int byte, uint64_t bytes) override { std::memset(to, byte, bytes); }
   void synchronize() override {}
 };

@@ -36,7 +36,8 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.logit_rows = layout.place("inputs.logit_rows", DType::i32, {L});
   b.page_tables = layout.place("inputs.page_tables", DType::i32, {d.slots(), d.pages_per_slot()});
   b.slots = layout.place("inputs.slots", DType::u8, {d.slots(), int64_t{sizeof(SlotParams)}});
-  b.seen = layout.place("inputs.seen", DType::u32, {d.slots(), ceil_div(d.vocab_size, 32)});
+  b.biases = layout.place("inputs.biases", DType::u8, {d.slots(), kMaxSlotBiases, int64_t{sizeof(SlotBias)}});
+  b.history = layout.place("inputs.history", DType::i32, {d.slots(), d.max_context});
   b.x = layout.place("residual", DType::f32, {R, d.hidden_size});
   b.norm = layout.place("norm", act, {R, d.hidden_size});
   b.qkv = layout.place("qkv", act, {R, d.qkv_size()});
@@ -48,6 +49,8 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.partial_ml = layout.place("split_k.ml", DType::f32, {partials, d.heads, 2});
   b.logits = layout.place("logits", DType::f32, {L, d.vocab_size});
   b.sampled = layout.place("sampled", DType::u8, {L, int64_t{sizeof(Sampled)}});
+  b.top = layout.place("top_tokens", DType::u8, {L, kMaxTopTokens, int64_t{sizeof(TopToken)}});
+  b.token_words = layout.place("token_words", DType::u32, {L, d.vocab_size});
   b.workspace = layout.place("workspace", DType::u8, {static_cast<int64_t>(d.workspace_bytes)});
   return b;
 }

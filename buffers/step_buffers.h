@@ -24,10 +24,11 @@ struct Row {
 };
 static_assert(sizeof(Row) == 16);
 
-// What a slot's rows share. How its next token is drawn: temperature 0 is greedy; top_k 0, top_p 1, min_p 0
-// and repetition_penalty 1 are off. prompt_length: RoPE kinds that depend on the sequence's length (dynamic,
-// longrope) use max(prompt_length, position + 1) for a row, which is what transformers' generate() does: the
-// prompt in one forward pass, then token by token.
+// What a slot's rows share. How its next token is drawn: temperature 0 is greedy; top_k 0, top_p 1, min_p 0,
+// repetition_penalty 1, frequency_penalty 0 and presence_penalty 0 are off. prompt_length: RoPE kinds that
+// depend on the sequence's length (dynamic, longrope) use max(prompt_length, position + 1) for a row, which
+// is what transformers' generate() does: the prompt in one forward pass, then token by token; and tokens from
+// there on are those that frequency_penalty and presence_penalty count.
 struct SlotParams {
   float temperature = 0;
   float top_p = 1;
@@ -37,12 +38,33 @@ struct SlotParams {
   uint32_t seed_low = 0;
   uint32_t seed_high = 0;
   int32_t prompt_length = 0;
+  float frequency_penalty = 0;
+  float presence_penalty = 0;
+  int32_t biases = 0;      // entries of the slot's bias list that always count
+  int32_t held_back = 0;   // entries behind those, which count while the sequence is shorter than min_length
+  int32_t min_length = 0;  // tokens, the prompt's among them
+  int32_t top_logprobs = 0;  // how many of the likeliest tokens `sample` lists
+  int32_t reserved[2] = {};
 };
-static_assert(sizeof(SlotParams) == 32);
+static_assert(sizeof(SlotParams) == 64);
+
+// Added to a token's logit; -infinity: it is never drawn.
+struct SlotBias {
+  int32_t token = 0;
+  float bias = 0;
+};
+constexpr int kMaxSlotBiases = 64;
+
+// One of the likeliest tokens of a row; logprob as in Sampled.
+struct TopToken {
+  int32_t token = 0;
+  float logprob = 0;
+};
+constexpr int kMaxTopTokens = 20;
 
 // What `sample` leaves for one logit row. logprob is of the full softmax of the raw logits, in fp32.
 struct Sampled {
-  // kNumerical: a NaN or +inf among the logits, or no finite one.
+  // kNumerical: a NaN or +inf among the logits, or no finite one, or none left by the biases.
   enum Status : int32_t { kOk = 0, kNumerical = 1 };
   int32_t token = 0;
   float logprob = 0;
@@ -97,9 +119,9 @@ struct StepBuffers {
   View rows;         // i32 [R, 4], struct Row
   View logit_rows;   // i32 [L]: which row each logit row takes; unused entries are 0
   View page_tables;  // i32 [slots, pages_per_slot]
-  View slots;        // u8 [slots, 32], struct SlotParams
-  // u32 [slots, ceil(V / 32)]: bit v of a slot is set once token v was embedded there, for repetition_penalty
-  View seen;
+  View slots;        // u8 [slots, 64], struct SlotParams
+  View biases;       // u8 [slots, kMaxSlotBiases, 8], struct SlotBias
+  View history;      // i32 [slots, max_context]: the token at each position, as far as it was embedded
   // between kernels
   View x;           // f32 [R, H], the residual stream
   View norm;        // [R, H]
@@ -112,7 +134,9 @@ struct StepBuffers {
   View partial_ml;  // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
   View logits;      // f32 [L, V]
   View sampled;     // u8 [L, 16], struct Sampled
-  View workspace;   // u8 [workspace_bytes]
+  View top;         // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid
+  View token_words;  // u32 [L, V]: what the penalties and biases of a row have to know of each token
+  View workspace;    // u8 [workspace_bytes]
 };
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);
 

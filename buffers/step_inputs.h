@@ -23,16 +23,22 @@ class StepInputs {
   std::span<Row> rows();            // [max_rows]
   std::span<int32_t> logit_rows();  // [max_logit_rows]
 
-  // Enqueues a slot's page table (entries behind `pages` name the scrap page) and parameters; at most once
-  // per slot between begin() and upload(). `clear_seen` also forgets which tokens the slot has seen.
-  void write_slot(int slot, std::span<const int32_t> pages, const SlotParams& params, bool clear_seen);
+  // Between begin() and upload(), each at most once per slot:
+  // a slot's parameters and biases, those held back behind the others;
+  void write_slot(int slot, const SlotParams& params, std::span<const SlotBias> biases);
+  // entries `first` .. of its page table; `rest`: the entries behind them name the scrap page;
+  void write_pages(int slot, int64_t first, std::span<const int32_t> pages, bool rest);
+  // the tokens at its first positions, which this engine's rows did not put there.
+  void write_history(int slot, std::span<const int32_t> tokens);
 
   // Enqueues rows and logit rows: one copy.
   void upload();
 
  private:
   struct Mirror {
-    std::unique_ptr<Block> block;  // rows and logit rows as in the arena, then page tables, then slots
+    // Rows and logit rows as they lie in the arena, then page tables, slots, biases, and one sequence's
+    // tokens.
+    std::unique_ptr<Block> block;
     std::unique_ptr<Event> copied;
   };
   std::byte* mirror() const;
@@ -43,6 +49,9 @@ class StepInputs {
   uint64_t logit_rows_offset_;
   uint64_t tables_offset_;
   uint64_t slots_offset_;
+  uint64_t biases_offset_;
+  uint64_t history_offset_;
+  uint64_t history_used_ = 0;  // tokens of the mirror's place for them
   std::vector<Mirror> ring_;
   size_t current_ = 0;
 };

@@ -24,7 +24,7 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  // x[r] = embedding[rows[r].token]; marks that token in seen[rows[r].slot].
+  // x[r] = embedding[rows[r].token]; notes the token in history[rows[r].slot] at its position.
   virtual void embed(Bucket bucket) = 0;
 
   // n = RMSNorm(x) * attention_norm; qkv = n Wqkv^T (+ bias); per-head RMSNorm of q and k where q_norm and
@@ -46,11 +46,13 @@ class Ops {
   // logits[l] = RMSNorm(x[logit_rows[l]]) * final_norm, times lm_head^T; fp32 [L, V].
   virtual void logits(Bucket bucket) = 0;
 
-  // sampled[l] from logits[l] and the SlotParams of the slot of row logit_rows[l]. In this order, as
-  // transformers' generation/logits_process.py: repetition penalty over seen tokens, temperature, top_k,
-  // top_p, min_p; then one draw by Gumbel's trick from a counter-based generator keyed by (seed, position,
-  // token id), so that it depends on nothing else in the step. Tokens tied with the last one kept are kept.
-  // Greedy: the largest, the lowest id among equals.
+  // sampled[l] from logits[l] and the SlotParams of the slot of row logit_rows[l], the tokens at positions up
+  // to that row's and the slot's biases. In this order, as transformers' generation/logits_process.py:
+  // biases, repetition penalty over all tokens, frequency and presence penalty over those from prompt_length
+  // on, temperature, top_k, top_p, min_p; then one draw by Gumbel's trick from a counter-based generator
+  // keyed by (seed, position, token id), so that it depends on nothing else in the step. Tokens tied with the
+  // last one kept are kept. Greedy: the largest, the lowest id among equals. top[l]: the top_logprobs largest
+  // raw logits, the lowest id first among equals. Logits are left as they are, so that it may run again.
   virtual void sample(Bucket bucket) = 0;
 };
 

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "buffers/step_buffers.h"
+
 #if defined(__CUDACC__)
 #define RONDO_HOST_DEVICE __host__ __device__
 #else
@@ -69,12 +71,48 @@ RONDO_HOST_DEVICE inline uint32_t order_key(float value) {
   return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
 }
 
-// The logit of a token that the slot has seen. Stays finite, so that differences of logits are never inf -
-// inf.
+// Stays finite, so that differences of logits are never inf - inf; -inf, a token that is never drawn, stays
+// too.
+RONDO_HOST_DEVICE inline float bounded_logit(float y) {
+  const float most = 3.402823466e+38f;
+  return y > most ? most : y < -most && y != -INFINITY ? -most : y;
+}
+
+// A logit with its bias.
+RONDO_HOST_DEVICE inline float biased_logit(float logit, float bias) {
+  return bias == -INFINITY ? bias : bounded_logit(logit + bias);
+}
+
+// The logit of a token that the sequence holds.
 RONDO_HOST_DEVICE inline float penalized_logit(float logit, float repetition_penalty) {
   const float most = 3.402823466e+38f;
+  if (logit == -INFINITY) return logit;
   const float y = logit > 0 ? logit / repetition_penalty : logit * repetition_penalty;
   return y > most ? most : y < -most ? -most : y;
+}
+
+// What a row knows of a token, in one word: whether the sequence holds it, whether it has a bias, and how
+// often it was generated.
+constexpr uint32_t kHeldToken = 1u << 31;
+constexpr uint32_t kBiasedToken = 1u << 30;
+constexpr uint32_t kTokenCount = kBiasedToken - 1;
+
+// Whether a slot has any penalty, and how many of its biases count for a row at `position`.
+RONDO_HOST_DEVICE inline bool has_penalties(const SlotParams& p) {
+  return p.repetition_penalty != 1.0f || p.frequency_penalty != 0.0f || p.presence_penalty != 0.0f;
+}
+RONDO_HOST_DEVICE inline uint32_t bias_count(const SlotParams& p, int32_t position) {
+  return static_cast<uint32_t>(p.biases + (position + 1 < p.min_length ? p.held_back : 0));
+}
+
+// All three penalties of a token, the bias apart, which comes before them. fmaf: the same rounding with every
+// compiler.
+RONDO_HOST_DEVICE inline float penalized_logit(float logit, uint32_t word, float repetition_penalty,
+                                               float frequency_penalty, float presence_penalty) {
+  if (word & kHeldToken) logit = penalized_logit(logit, repetition_penalty);
+  const uint32_t count = word & kTokenCount;
+  if (count == 0) return logit;
+  return bounded_logit(fmaf(-frequency_penalty, static_cast<float>(count), logit) - presence_penalty);
 }
 
 // How far a logit lies behind the row's largest (penalised) one, at a temperature above 0. At most 0; -inf is

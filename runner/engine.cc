@@ -1,4 +1,4 @@
-// runner/engine.h over EngineCore: every call takes a turn.
+// runner/engine.h over EngineCore: every call takes a turn, but for the few that any thread may make.
 #include "runner/engine.h"
 
 #include "runner/engine_core.h"
@@ -31,10 +31,9 @@ Engine Engine::open(const std::string& path, const EngineOptions& options) {
   return Engine(std::make_unique<Impl>(path, options));
 }
 
-SequenceId Engine::add(const Request& request) {
-  EngineCore::Turn turn(impl_->core);
-  return impl_->core.scheduler().add(request);
-}
+SequenceId Engine::add(const Request& request) { return impl_->core.add(request); }
+void Engine::cancel(SequenceId sequence) { impl_->core.cancel(sequence); }
+bool Engine::wait(double seconds) { return impl_->core.wait(seconds); }
 
 std::vector<Output> Engine::step() {
   EngineCore::Turn turn(impl_->core);
@@ -46,9 +45,24 @@ bool Engine::busy() const {
   return impl_->core.scheduler().busy();
 }
 
-void Engine::cancel(SequenceId sequence) {
+SequenceId Engine::fork(SequenceId source, const Sampling& sampling) {
   EngineCore::Turn turn(impl_->core);
-  impl_->core.scheduler().cancel(sequence);
+  return impl_->core.fork(source, sampling);
+}
+
+int Engine::verify(SequenceId sequence, const std::vector<int32_t>& drafts) {
+  EngineCore::Turn turn(impl_->core);
+  return impl_->core.verify(sequence, drafts);
+}
+
+std::vector<std::byte> Engine::save(SequenceId sequence) {
+  EngineCore::Turn turn(impl_->core);
+  return impl_->core.save(sequence);
+}
+
+SequenceId Engine::restore(std::span<const std::byte> bytes) {
+  EngineCore::Turn turn(impl_->core);
+  return impl_->core.restore(bytes);
 }
 
 std::vector<int32_t> Engine::tokens(SequenceId sequence) const {
@@ -68,7 +82,7 @@ void Engine::resume(SequenceId sequence, int64_t length, int max_new_tokens) {
 
 void Engine::remove(SequenceId sequence) {
   EngineCore::Turn turn(impl_->core);
-  impl_->core.scheduler().remove(sequence);
+  impl_->core.remove(sequence);
 }
 
 void Engine::score(const std::vector<int32_t>& prompt,

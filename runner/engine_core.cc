@@ -28,37 +28,60 @@ ReplayPolicy replay_policy(GraphMode mode) {
 }  // namespace
 
 EngineCore::Turn::Turn(EngineCore& core) : core_(core) {
-  if (getpid() != core.process_)
-    throw Error(ErrorKind::Misuse,
-                "this engine belongs to the process that made it; a forked child must open its own");
+  core.refuse_forked_child();
   if (core.in_use_.test_and_set(std::memory_order_acquire))
-    throw Error(ErrorKind::Misuse, "the engine is in use by another call; one thread at a time may use it");
+    throw Error(
+        ErrorKind::Misuse,
+        "the engine is in use by another call; one thread at a time may use it, add() and cancel() apart");
   try {
-    if (!core.lost_.empty())
-      throw Error(ErrorKind::DeviceLost,
-                  "the device was lost earlier: " + core.lost_ + "; make a new process");
+    core.inbox_.refuse_lost();
     core.backend_.device->activate();
+    core.inbox_.take(*core.scheduler_);
   } catch (...) {
     core.in_use_.clear(std::memory_order_release);
     throw;
   }
 }
 
-EngineCore::Turn::~Turn() { core_.in_use_.clear(std::memory_order_release); }
+EngineCore::Turn::~Turn() {
+  core_.inbox_.set_busy(core_.scheduler_->busy());
+  core_.in_use_.clear(std::memory_order_release);
+}
 
-template <class F>
-auto EngineCore::guarded(F&& work) {
+void EngineCore::refuse_forked_child() const {
+  if (getpid() != process_)
+    throw Error(ErrorKind::Misuse,
+                "this engine belongs to the process that made it; a forked child must open its own");
+}
+
+SequenceId EngineCore::add(const Request& request) {
+  refuse_forked_child();
+  scheduler_->check(request);
+  return inbox_.add(*scheduler_, request);
+}
+
+void EngineCore::cancel(SequenceId sequence) {
+  refuse_forked_child();
+  inbox_.cancel(sequence);
+}
+
+bool EngineCore::wait(double seconds) {
+  refuse_forked_child();
+  return inbox_.wait(seconds);
+}
+
+void EngineCore::guarded(const std::function<void()>& work) {
   try {
-    return work();
+    work();
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::DeviceLost) {
-      lost_ = error.what();
+      inbox_.lose(error.what());
       throw;
     }
     try {  // copies already enqueued read pinned memory that the next step rewrites
       backend_.device->synchronize();
     } catch (const Error& second) {
-      if (second.kind() == ErrorKind::DeviceLost) lost_ = second.what();
+      if (second.kind() == ErrorKind::DeviceLost) inbox_.lose(second.what());
     }
     throw;
   }
@@ -116,12 +139,19 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
   step_ = std::make_unique<Arena>(*backend_.device, "step",
                                   [&](Layout& layout) { buffers_ = lay_out_step(layout, dims_); });
   inputs_ = std::make_unique<StepInputs>(*backend_.device, dims_, buffers_);
+  top_ = backend_.device->allocate_pinned(buffers_.top.bytes(), "top tokens (pinned)");
+  page_ = backend_.device->allocate_pinned(page_bytes(), "one page (pinned)");
   sampled_ = backend_.device->allocate_pinned(buffers_.sampled.bytes(), "sampled tokens (pinned)");
   logits_row_ = backend_.device->allocate_pinned(static_cast<uint64_t>(dims_.vocab_size) * sizeof(float),
                                                  "logits (pinned)");
   step_done_ = backend_.device->make_event();
   ops_ = backend_.make_ops(dims_, buffers_, weights_.model);
-  scheduler_ = std::make_unique<Scheduler>(dims_, config_.eos_token_ids);
+  if (options.prompt_chunk < 0 || options.prompt_chunk > dims_.max_rows())
+    throw Error(ErrorKind::InvalidArgument, fmt::format("prompt_chunk: expected 0 to max_rows = {}, found {}",
+                                                        dims_.max_rows(), options.prompt_chunk));
+  scheduler_ = std::make_unique<Scheduler>(
+      SchedulerOptions{dims_, config_.eos_token_ids, options.prompt_chunk, options.share_prefixes,
+                       weights_.model.rope.original_length, options.on_event});
   replayer_ = std::make_unique<Replayer>(replay_policy(options.graph),
                                          backend_.make_recorder ? backend_.make_recorder() : nullptr);
   prepare();
@@ -129,9 +159,13 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
 
 void EngineCore::prepare() {
   // Every slot gets a valid state, the scrap slot for good: warm-up and padding rows run in it.
-  backend_.device->fill(buffers_.seen.data, 0, buffers_.seen.bytes());
+  backend_.device->fill(buffers_.history.data, 0, buffers_.history.bytes());
+  backend_.device->fill(buffers_.biases.data, 0, buffers_.biases.bytes());
   inputs_->begin();
-  for (int slot = 0; slot < dims_.slots(); ++slot) inputs_->write_slot(slot, {}, SlotParams{}, false);
+  for (int slot = 0; slot < dims_.slots(); ++slot) {
+    inputs_->write_slot(slot, SlotParams{}, {});
+    inputs_->write_pages(slot, 0, {}, true);
+  }
   inputs_->upload();
   replayer_->prepare(
       dims_.buckets, [this](int rows) { run_step(*ops_, weights_.model, buffers_, bucket_of(dims_, rows)); },
@@ -149,12 +183,12 @@ EngineCore::~EngineCore() {
 }
 
 void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
-                     const std::vector<SlotWrite>& slots) {
+                     std::span<const Sequence* const> sequences) {
   const Bucket bucket = bucket_of(dims_, static_cast<int>(rows.size()));
   inputs_->begin();
   std::copy(rows.begin(), rows.end(), inputs_->rows().begin());
   std::copy(logit_rows.begin(), logit_rows.end(), inputs_->logit_rows().begin());
-  for (const SlotWrite& s : slots) inputs_->write_slot(s.slot, s.pages, s.params, true);
+  for (const Sequence* sequence : sequences) write_inputs(*sequence);
   inputs_->upload();
   replayer_->run(bucket.rows,
                  [this](int key) { run_step(*ops_, weights_.model, buffers_, bucket_of(dims_, key)); });
@@ -163,71 +197,97 @@ void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_r
   counters_.padded_rows += static_cast<uint64_t>(bucket.rows) - rows.size();
 }
 
-std::span<const Sampled> EngineCore::read_sampled(size_t count) {
-  if (count) backend_.device->read(sampled_->data(), buffers_.sampled.data, count * sizeof(Sampled));
+// What the device does not know yet of a sequence's slot, and the page copies that must come before its rows.
+void EngineCore::write_inputs(const Sequence& sequence) {
+  if (!sequence.slot_written) {
+    inputs_->write_slot(sequence.slot, slot_params(sequence), slot_biases(sequence));
+    inputs_->write_pages(sequence.slot, 0, sequence.pages, true);
+    if (sequence.cached > 0)
+      inputs_->write_history(sequence.slot,
+                             std::span(sequence.tokens).first(static_cast<size_t>(sequence.cached)));
+  } else if (sequence.tabled < static_cast<int64_t>(sequence.pages.size())) {
+    inputs_->write_pages(sequence.slot, sequence.tabled,
+                         std::span(sequence.pages).subspan(static_cast<size_t>(sequence.tabled)), false);
+  }
+  for (const PageCopy& copy : sequence.copies) {
+    for (const Layer& layer : weights_.model.layers)
+      for (const View& pages : {layer.pages.k, layer.pages.v}) {
+        const uint64_t bytes = pages.bytes() / static_cast<uint64_t>(dims_.pages);
+        auto* data = pages.as<std::byte>();
+        backend_.device->copy(data + static_cast<uint64_t>(copy.to) * bytes,
+                              data + static_cast<uint64_t>(copy.from) * bytes, bytes);
+      }
+    ++counters_.page_copies;
+  }
+}
+
+void EngineCore::wait_for_step() {
   step_done_->record();
   const auto start = Clock::now();
   step_done_->wait();
   counters_.wait_seconds += seconds_since(start);
-  return {static_cast<const Sampled*>(sampled_->data()), count};
+}
+
+// The step's logits as the callbacks want them, and then its draw again.
+void EngineCore::call_back(const StepPlan& plan) {
+  bool changed = false;
+  for (const StepPlan::Share& share : plan.shares) {
+    if (!share.sequence->on_logits || share.logit_row < 0) continue;
+    float* row = buffers_.logits.as<float>() + share.logit_row * dims_.vocab_size;
+    auto* host = static_cast<float*>(logits_row_->data());
+    guarded([&] {
+      backend_.device->read(host, row, logits_row_->bytes());
+      backend_.device->synchronize();
+    });
+    share.sequence->on_logits(share.sequence->tokens, {host, static_cast<size_t>(dims_.vocab_size)});
+    guarded([&] {
+      backend_.device->write(row, host, logits_row_->bytes());
+      backend_.device->synchronize();  // the next row's logits come to the same place
+    });
+    ++counters_.host_logit_rows;
+    changed = true;
+  }
+  if (!changed) return;
+  guarded([&] { ops_->sample(bucket_of(dims_, static_cast<int>(plan.rows.size()))); });
+  ++counters_.eager_samples;
+}
+
+int EngineCore::make_step(const StepPlan& plan) {
+  const auto start = Clock::now();
+  const double waited = counters_.wait_seconds;
+  std::vector<const Sequence*> sequences;
+  bool listed = false;
+  for (const StepPlan::Share& share : plan.shares) {
+    sequences.push_back(share.sequence);
+    listed = listed || (share.logit_row >= 0 && share.sequence->sampling.top_logprobs > 0);
+  }
+  const size_t count = plan.logit_rows.size();
+  guarded([&] { run(plan.rows, plan.logit_rows, sequences); });
+  call_back(plan);
+  guarded([&] {
+    if (count) backend_.device->read(sampled_->data(), buffers_.sampled.data, count * sizeof(Sampled));
+    if (listed)
+      backend_.device->read(top_->data(), buffers_.top.data, count * kMaxTopTokens * sizeof(TopToken));
+    wait_for_step();
+  });
+  const int right =
+      scheduler_->commit(plan, {static_cast<const Sampled*>(sampled_->data()), count},
+                         {static_cast<const TopToken*>(top_->data()), listed ? count * kMaxTopTokens : 0});
+  const double took = seconds_since(start);
+  counters_.host_seconds += took - (counters_.wait_seconds - waited);
+  const auto& bounds = StepTimes::bounds;
+  const auto bin = std::lower_bound(bounds.begin(), bounds.end(), took) - bounds.begin();
+  ++counters_.step_times.counts[static_cast<size_t>(bin)];
+  counters_.step_times.sum_seconds += took;
+  return right;
 }
 
 std::vector<Output> EngineCore::step() {
-  const auto start = Clock::now();
-  const double waited = counters_.wait_seconds;
   const StepPlan plan = scheduler_->plan();
-  if (plan.rows.empty()) return scheduler_->take_outputs();
-  std::vector<SlotWrite> slots;
-  for (const StepPlan::Share& share : plan.shares)
-    if (!share.sequence->slot_written)
-      slots.push_back({share.sequence->slot, share.sequence->pages, slot_params(*share.sequence)});
-  const auto sampled = guarded([&] {
-    run(plan.rows, plan.logit_rows, slots);
-    return read_sampled(plan.logit_rows.size());
-  });
-  auto outputs = scheduler_->commit(plan, sampled);
+  if (!plan.rows.empty()) make_step(plan);
+  auto outputs = scheduler_->take_outputs();
   for (const Output& output : outputs) counters_.tokens += output.token >= 0;
-  counters_.host_seconds += seconds_since(start) - (counters_.wait_seconds - waited);
   return outputs;
-}
-
-void EngineCore::score(const std::vector<int32_t>& prompt,
-                       const std::function<void(int64_t, std::span<const float>)>& each) {
-  if (scheduler_->busy())
-    throw Error(ErrorKind::Misuse, "score: sequences wait or run; finish or cancel them first");
-  // A sequence of its own, checked and admitted as any other, whose rows all draw.
-  Request request;
-  request.prompt = prompt;
-  request.max_new_tokens = 1;
-  const SequenceId id = scheduler_->add(request);
-  struct Remove {
-    Scheduler& scheduler;
-    SequenceId id;
-    ~Remove() { scheduler.remove(id); }
-  } remove{*scheduler_, id};
-  scheduler_->plan();
-  const Sequence& sequence = scheduler_->sequence(id);
-  const auto length = static_cast<int64_t>(prompt.size());
-  const int64_t most = std::min(dims_.max_rows(), dims_.max_logit_rows);
-  for (int64_t first = 0; first < length; first += most) {
-    std::vector<Row> rows;
-    std::vector<int32_t> logit_rows;
-    for (int64_t p = first; p < std::min(length, first + most); ++p) {
-      logit_rows.push_back(static_cast<int32_t>(rows.size()));
-      rows.push_back({prompt[static_cast<size_t>(p)], static_cast<int32_t>(p), sequence.slot, 1});
-    }
-    guarded([&] { run(rows, logit_rows, {{sequence.slot, sequence.pages, slot_params(sequence)}}); });
-    for (size_t i = 0; i < rows.size(); ++i) {
-      guarded([&] {
-        backend_.device->read(logits_row_->data(),
-                              buffers_.logits.as<float>() + i * static_cast<size_t>(dims_.vocab_size),
-                              logits_row_->bytes());
-        backend_.device->synchronize();
-      });
-      each(first + static_cast<int64_t>(i),
-           {static_cast<const float*>(logits_row_->data()), static_cast<size_t>(dims_.vocab_size)});
-    }
-  }
 }
 
 Stats EngineCore::stats() const {
@@ -238,7 +298,18 @@ Stats EngineCore::stats() const {
   stats.eager_warm_up = replay.eager_warm_up;
   stats.waiting = scheduler_->waiting();
   stats.running = scheduler_->running();
+  const SchedulerCounts& counts = scheduler_->counts();
+  stats.preemptions = counts.preemptions;
+  stats.prefix_lookups = counts.prefix_lookups;
+  stats.prefix_hits = counts.prefix_hits;
+  stats.prefix_tokens = counts.prefix_tokens;
+  stats.forks = counts.forks;
+  stats.drafted_tokens = counts.drafted_tokens;
+  stats.accepted_drafts = counts.accepted_drafts;
+  stats.finished = counts.finished;
   stats.pages_used = static_cast<uint64_t>(scheduler_->pages().used());
+  stats.pages_shared = static_cast<uint64_t>(scheduler_->pages().shared());
+  stats.pages_cached = static_cast<uint64_t>(scheduler_->pages().cached());
   stats.pages = static_cast<uint64_t>(scheduler_->pages().total());
   stats.weight_bytes = weights_.arena->bytes();
   for (const Arena* arena : arenas()) stats.device_bytes += arena->bytes();

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -14,6 +15,7 @@
 #include "graphs/replay.h"
 #include "kernels/ops.h"
 #include "runner/backend.h"
+#include "runner/inbox.h"
 #include "runner/model_config.h"
 #include "runner/scheduler.h"
 #include "runner/weights.h"
@@ -25,7 +27,18 @@ class EngineCore {
   EngineCore(const std::string& path, const EngineOptions& options);
   ~EngineCore();
 
+  // From any thread.
+  SequenceId add(const Request& request);
+  void cancel(SequenceId sequence);
+  bool wait(double seconds);
+
+  // Within a Turn.
   std::vector<Output> step();
+  int verify(SequenceId sequence, const std::vector<int32_t>& drafts);
+  SequenceId fork(SequenceId sequence, const Sampling& sampling);
+  std::vector<std::byte> save(SequenceId sequence);
+  SequenceId restore(std::span<const std::byte> bytes);
+  void remove(SequenceId sequence);
   void score(const std::vector<int32_t>& prompt,
              const std::function<void(int64_t position, std::span<const float> logits)>& each);
   Stats stats() const;
@@ -52,16 +65,17 @@ class EngineCore {
 
  private:
   void prepare();
-  struct SlotWrite {
-    int slot;
-    std::span<const int32_t> pages;
-    SlotParams params;
-  };
+  void refuse_forked_child() const;
+  uint64_t fingerprint();
+  uint64_t page_bytes() const;  // K and V of one page in all layers
   void run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
-           const std::vector<SlotWrite>& slots);
-  std::span<const Sampled> read_sampled(size_t count);
-  template <class F>
-  auto guarded(F&& work);  // runs device work; remembers a lost device; after any failure the stream is idle
+           std::span<const Sequence* const> sequences);
+  void write_inputs(const Sequence& sequence);
+  void wait_for_step();
+  void call_back(const StepPlan& plan);
+  int make_step(const StepPlan& plan);
+  // Runs device work; remembers a lost device, and leaves the stream idle after any failure.
+  void guarded(const std::function<void()>& work);
 
   ModelConfig config_;
   StepDims dims_;
@@ -72,13 +86,16 @@ class EngineCore {
   StepBuffers buffers_;
   std::unique_ptr<StepInputs> inputs_;
   std::unique_ptr<Block> sampled_;     // pinned, [max_logit_rows] Sampled
-  std::unique_ptr<Block> logits_row_;  // pinned, [V] f32, for score()
+  std::unique_ptr<Block> top_;         // pinned, [max_logit_rows, kMaxTopTokens] TopToken
+  std::unique_ptr<Block> page_;        // pinned, one page of all layers, for save() and restore()
+  std::unique_ptr<Block> logits_row_;  // pinned, [V] f32, for score() and on_logits
   std::unique_ptr<Event> step_done_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Replayer> replayer_;
   std::unique_ptr<Scheduler> scheduler_;
   Stats counters_;
-  std::string lost_;  // the first cause, once the device is
+  Inbox inbox_;
+  uint64_t fingerprint_ = 0;  // of the weights; 0: not computed yet
   std::atomic_flag in_use_ = ATOMIC_FLAG_INIT;
   pid_t process_;
 };

@@ -1,94 +1,58 @@
+// What is asked of the scheduler between two steps. Its decisions are in scheduler_plan.cc.
 #include "runner/scheduler.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 namespace rondo {
-namespace {
 
-void check_tokens(const char* what, const std::vector<int32_t>& tokens, int64_t vocab_size) {
-  for (size_t i = 0; i < tokens.size(); ++i)
-    if (tokens[i] < 0 || tokens[i] >= vocab_size)
-      throw Error(ErrorKind::InvalidArgument, fmt::format("{}[{}]: expected a token id of 0 to {}, found {}",
-                                                          what, i, vocab_size - 1, tokens[i]));
+Scheduler::Scheduler(SchedulerOptions options)
+    : options_(std::move(options)),
+      dims_(options_.dims),
+      pages_(dims_, options_.share_prefixes, options_.rope_original_length) {
+  for (int slot = dims_.max_sequences; slot >= 1; --slot) free_slots_.push_back(slot);
 }
 
-// Written so that NaN fails.
-void check_number(const char* what, float found, bool good, const char* expected) {
-  if (!good || !std::isfinite(found))
-    throw Error(ErrorKind::InvalidArgument, fmt::format("{}: expected {}, found {}", what, expected, found));
+void Scheduler::log(LogEvent event) {
+  if (!options_.on_event) return;
+  event.step = steps_;
+  options_.on_event(event);
 }
 
-}  // namespace
-
-SlotParams slot_params(const Sequence& sequence) {
-  SlotParams params;
-  params.temperature = sequence.sampling.temperature;
-  params.top_p = sequence.sampling.top_p;
-  params.min_p = sequence.sampling.min_p;
-  params.repetition_penalty = sequence.sampling.repetition_penalty;
-  params.top_k = sequence.sampling.top_k;
-  params.seed_low = static_cast<uint32_t>(sequence.sampling.seed);
-  params.seed_high = static_cast<uint32_t>(sequence.sampling.seed >> 32);
-  params.prompt_length = static_cast<int32_t>(sequence.prompt_length);
-  return params;
-}
-
-Scheduler::Scheduler(const StepDims& dims, std::vector<int32_t> eos_token_ids)
-    : dims_(dims), eos_token_ids_(std::move(eos_token_ids)), pages_(dims.pages) {
-  for (int slot = dims.max_sequences; slot >= 1; --slot) free_slots_.push_back(slot);
-}
-
-void Scheduler::check(const Request& request) const {
-  if (request.prompt.empty())
-    throw Error(ErrorKind::InvalidArgument, "prompt: expected at least one token id, found none");
-  check_tokens("prompt", request.prompt, dims_.vocab_size);
-  check_tokens("stop_ids", request.stop_ids, dims_.vocab_size);
-  if (request.max_new_tokens < 0)
-    throw Error(ErrorKind::InvalidArgument,
-                fmt::format("max_new_tokens: expected 0 or more, found {}", request.max_new_tokens));
-  const Sampling& s = request.sampling;
-  check_number("temperature", s.temperature, s.temperature >= 0, "0 (greedy) or more");
-  check_number("top_p", s.top_p, s.top_p > 0 && s.top_p <= 1, "more than 0 and at most 1");
-  check_number("min_p", s.min_p, s.min_p >= 0 && s.min_p <= 1, "0 to 1");
-  check_number("repetition_penalty", s.repetition_penalty, s.repetition_penalty > 0, "more than 0");
-  if (s.top_k < 0 || s.top_k > dims_.vocab_size)
-    throw Error(
-        ErrorKind::InvalidArgument,
-        fmt::format("top_k: expected 0 (off) to vocab_size = {}, found {}", dims_.vocab_size, s.top_k));
-  if (static_cast<int64_t>(request.prompt.size()) > dims_.max_context)
-    throw Error(ErrorKind::ContextFull,
-                fmt::format("prompt: {} tokens, and a sequence holds {} (max_context)", request.prompt.size(),
-                            dims_.max_context));
-}
+void Scheduler::check(const Request& request) const { check_request(request, dims_, options_.eos_token_ids); }
 
 SequenceId Scheduler::add(const Request& request) {
   check(request);
-  Sequence sequence;
-  sequence.id = next_id_;
-  sequence.tokens = request.prompt;
-  sequence.sampling = request.sampling;
-  sequence.stop_ids = request.stop_ids;
-  if (!request.ignore_eos)
-    sequence.stop_ids.insert(sequence.stop_ids.end(), eos_token_ids_.begin(), eos_token_ids_.end());
-  std::sort(sequence.stop_ids.begin(), sequence.stop_ids.end());
-  queue(sequences_.emplace(next_id_, std::move(sequence)).first->second, request.max_new_tokens);
-  return next_id_++;
+  const SequenceId id = new_id();
+  add(id, request);
+  return id;
 }
 
-void Scheduler::queue(Sequence& sequence, int max_new_tokens) {
+void Scheduler::add(SequenceId id, const Request& request) {
+  if (options_.on_event) {
+    LogEvent event;
+    event.kind = LogEvent::Kind::Add;
+    event.sequence = id;
+    event.request = std::make_shared<const Request>(request);
+    log(std::move(event));
+  }
+  Sequence sequence = make_sequence(request, options_.eos_token_ids);
+  sequence.id = id;
+  queue(sequences_.emplace(id, std::move(sequence)).first->second, request.max_new_tokens);
+}
+
+void Scheduler::queue(Sequence& sequence, int64_t max_new_tokens) {
   sequence.prompt_length = static_cast<int64_t>(sequence.tokens.size());
   sequence.max_length = sequence.prompt_length + max_new_tokens;
-  sequence.cached = 0;
+  sequence.arrival = arrivals_++;
   sequence.finish = FinishReason::None;
   sequence.state = Sequence::State::Waiting;
   if (max_new_tokens == 0)
     end(sequence, FinishReason::Length);
   else
-    waiting_.push_back(&sequence);
+    waiting_.insert(&sequence);
 }
 
 Sequence& Scheduler::find(SequenceId id) {
@@ -102,7 +66,12 @@ const Sequence& Scheduler::sequence(SequenceId id) const { return const_cast<Sch
 
 void Scheduler::cancel(SequenceId id) {
   Sequence& sequence = find(id);
-  if (sequence.state != Sequence::State::Ended) end(sequence, FinishReason::Cancelled);
+  if (sequence.state == Sequence::State::Ended) return;
+  LogEvent event;
+  event.kind = LogEvent::Kind::Cancel;
+  event.sequence = id;
+  log(std::move(event));
+  end(sequence, FinishReason::Cancelled);
 }
 
 void Scheduler::resume(SequenceId id, int64_t length, int max_new_tokens) {
@@ -116,94 +85,127 @@ void Scheduler::resume(SequenceId id, int64_t length, int max_new_tokens) {
   if (max_new_tokens < 0)
     throw Error(ErrorKind::InvalidArgument,
                 fmt::format("max_new_tokens: expected 0 or more, found {}", max_new_tokens));
+  LogEvent event;
+  event.kind = LogEvent::Kind::Resume;
+  event.sequence = id;
+  event.length = length;
+  event.max_new_tokens = max_new_tokens;
+  log(std::move(event));
   sequence.tokens.resize(static_cast<size_t>(length));
+  sequence.min_new_tokens = 0;
   queue(sequence, max_new_tokens);
+}
+
+SequenceId Scheduler::fork(SequenceId id, const Sampling& sampling) {
+  Sequence& source = find(id);
+  check_sampling(sampling, dims_.vocab_size);
+  check_biases(sampling, source.min_new_tokens > 0 ? source.stop_ids.size() : 0);
+  if (source.state == Sequence::State::Ended)
+    throw Error(ErrorKind::Misuse,
+                fmt::format("fork: sequence {} has ended; add its tokens as a prompt", id));
+  Sequence made = source;
+  made.id = new_id();
+  made.state = Sequence::State::Waiting;
+  made.arrival = arrivals_++;
+  made.sampling = sampling;
+  made.cached = made.tabled = 0;
+  made.slot = 0;
+  made.slot_written = false;
+  made.pages.clear();
+  made.copies.clear();
+  made.chain.clear();
+  made.after = id;
+  if (options_.on_event) {
+    LogEvent event;
+    event.kind = LogEvent::Kind::Fork;
+    event.sequence = made.id;
+    event.source = id;
+    event.sampling = std::make_shared<const Sampling>(sampling);
+    log(std::move(event));
+  }
+  ++counts_.forks;
+  Sequence& kept = sequences_.emplace(made.id, std::move(made)).first->second;
+  waiting_.insert(&kept);
+  ++followers_;
+  adopt_followers(source);
+  return kept.id;
+}
+
+// Forks of `source` get its pages as soon as it has computed what they need; without it they go on alone.
+void Scheduler::adopt_followers(const Sequence& source) {
+  if (followers_ == 0) return;
+  for (Sequence* sequence : waiting_) {
+    if (sequence->after != source.id) continue;
+    const auto wanted = static_cast<int64_t>(sequence->tokens.size()) - 1;
+    // Copies that are still to be made are not there to be copied from.
+    if (source.state != Sequence::State::Ended && (source.cached < wanted || !source.copies.empty()))
+      continue;
+    sequence->after = 0;
+    --followers_;
+    if (source.state != Sequence::State::Ended) pages_.adopt(*sequence, source, wanted);
+  }
 }
 
 void Scheduler::remove(SequenceId id) {
   cancel(id);
+  LogEvent event;
+  event.kind = LogEvent::Kind::Remove;
+  event.sequence = id;
+  log(std::move(event));
   std::erase_if(outputs_, [id](const Output& output) { return output.sequence == id; });
   sequences_.erase(id);
 }
 
-void Scheduler::end(Sequence& sequence, FinishReason reason) {
+Sequence& Scheduler::restore(Sequence sequence, std::shared_ptr<const std::vector<std::byte>> saved) {
+  sequence.id = new_id();
+  LogEvent event;
+  event.kind = LogEvent::Kind::Restore;
+  event.sequence = sequence.id;
+  event.saved = std::move(saved);
+  log(std::move(event));
+  sequence.arrival = arrivals_++;
+  Sequence& kept = sequences_.emplace(sequence.id, std::move(sequence)).first->second;
+  if (kept.state == Sequence::State::Ended) return kept;
+  kept.state = Sequence::State::Waiting;
+  if (!pages_.grow(kept, kept.cached)) kept.cached = 0;
+  waiting_.insert(&kept);
+  return kept;
+}
+
+// Out of the queue or off its slot, without pages.
+void Scheduler::leave(Sequence& sequence) {
+  if (sequence.state == Sequence::State::Waiting) waiting_.erase(&sequence);
   std::erase(running_, &sequence);
-  std::erase(waiting_, &sequence);
+  if (sequence.after) --followers_;
+  sequence.after = 0;
   if (sequence.slot) free_slots_.push_back(sequence.slot);
   sequence.slot = 0;
   sequence.slot_written = false;
-  pages_.give_back(sequence.pages);
+  pages_.release(sequence);
+}
+
+void Scheduler::end(Sequence& sequence, FinishReason reason) {
+  leave(sequence);
   sequence.state = Sequence::State::Ended;
   sequence.finish = reason;
-  outputs_.push_back({sequence.id, -1, 0, reason});
+  adopt_followers(sequence);
+  outputs_.push_back({sequence.id, -1, 0, reason, {}});
+  ++counts_.finished[static_cast<size_t>(reason)];
+  LogEvent event;
+  event.kind = LogEvent::Kind::Finish;
+  event.sequence = sequence.id;
+  event.finish = reason;
+  log(std::move(event));
 }
 
-// A sequence is admitted once all the pages it can ever need are free: an admitted one never waits for
-// memory, and one that does not fit leaves the others' tokens as they would be without it.
-void Scheduler::admit() {
-  while (!waiting_.empty() && !free_slots_.empty()) {
-    Sequence& sequence = *waiting_.front();
-    const int64_t positions = std::min(sequence.max_length, dims_.max_context);
-    if (!pages_.take((positions + dims_.page_size - 1) / dims_.page_size, sequence.pages)) return;
-    sequence.slot = free_slots_.back();
-    free_slots_.pop_back();
-    sequence.state = Sequence::State::Running;
-    waiting_.pop_front();
-    running_.push_back(&sequence);
-  }
+Sequence Scheduler::lend(int64_t positions) {
+  Sequence lent;
+  lent.slot = free_slots_.back();
+  pages_.grow(lent, positions);
+  return lent;
 }
 
-StepPlan Scheduler::plan() {
-  admit();
-  StepPlan plan;
-  const auto pending = [](const Sequence* s) { return static_cast<int64_t>(s->tokens.size()) - s->cached; };
-  const auto give = [&](Sequence* sequence, int64_t rows) {
-    const bool draws = rows == pending(sequence);
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t position = sequence->cached + i;
-      plan.rows.push_back({sequence->tokens[static_cast<size_t>(position)], static_cast<int32_t>(position),
-                           sequence->slot, 1});
-    }
-    plan.shares.push_back({sequence, rows, draws ? static_cast<int>(plan.logit_rows.size()) : -1});
-    if (draws) plan.logit_rows.push_back(static_cast<int32_t>(plan.rows.size()) - 1);
-  };
-  // max_sequences <= max_rows and <= max_logit_rows, so a decoding sequence always has its row.
-  for (Sequence* sequence : running_)
-    if (pending(sequence) == 1) give(sequence, 1);
-  for (Sequence* sequence : running_) {
-    const int64_t left = dims_.max_rows() - static_cast<int64_t>(plan.rows.size());
-    if (pending(sequence) > 1 && left > 0) give(sequence, std::min(left, pending(sequence)));
-  }
-  return plan;
-}
-
-void Scheduler::take_token(Sequence& sequence, const Sampled& sampled) {
-  if (sampled.status != Sampled::kOk) return end(sequence, FinishReason::NumericalError);
-  sequence.tokens.push_back(sampled.token);
-  const auto length = static_cast<int64_t>(sequence.tokens.size());
-  FinishReason finish = FinishReason::None;
-  if (std::binary_search(sequence.stop_ids.begin(), sequence.stop_ids.end(), sampled.token))
-    finish = FinishReason::Stop;
-  else if (length >= sequence.max_length)
-    finish = FinishReason::Length;
-  else if (length > dims_.max_context)  // this token has no position to be fed at
-    finish = FinishReason::ContextFull;
-  if (finish == FinishReason::None) {
-    outputs_.push_back({sequence.id, sampled.token, sampled.logprob, finish});
-  } else {
-    end(sequence, finish);
-    outputs_.back() = {sequence.id, sampled.token, sampled.logprob, finish};
-  }
-}
-
-std::vector<Output> Scheduler::commit(const StepPlan& plan, std::span<const Sampled> sampled) {
-  for (const StepPlan::Share& share : plan.shares) {
-    share.sequence->cached += share.rows;
-    share.sequence->slot_written = true;
-    if (share.logit_row >= 0) take_token(*share.sequence, sampled[static_cast<size_t>(share.logit_row)]);
-  }
-  return take_outputs();
-}
+void Scheduler::take_back(Sequence& lent) { pages_.release(lent); }
 
 std::vector<Output> Scheduler::take_outputs() { return std::exchange(outputs_, {}); }
 

@@ -1,92 +1,130 @@
-// Which rows a step has. Host bookkeeping only: sequences, slots and pages; no device.
+// Which rows a step has: sequences wait, get a slot and pages, run, lose both again when pages run out, and
+// end. Host bookkeeping only; no device. Given the same calls before the same steps it decides the same.
 #pragma once
 
-#include <deque>
+#include <array>
+#include <atomic>
 #include <map>
+#include <set>
 #include <span>
 #include <vector>
 
-#include "buffers/page_pool.h"
 #include "buffers/step_buffers.h"
 #include "runner/engine.h"
+#include "runner/sequence.h"
+#include "runner/sequence_pages.h"
 
 namespace rondo {
-
-struct Sequence {
-  enum class State { Waiting, Running, Ended };
-  SequenceId id = 0;
-  State state = State::Waiting;
-  FinishReason finish = FinishReason::None;
-  std::vector<int32_t> tokens;  // the prompt's first
-  int64_t prompt_length = 0;
-  int64_t max_length = 0;  // of tokens; reaching it is FinishReason::Length
-  int64_t cached = 0;      // tokens whose K and V are in pages
-  Sampling sampling;
-  std::vector<int32_t> stop_ids;  // sorted; the model's own among them unless ignored
-  int slot = 0;                   // 0: none
-  bool slot_written = false;      // the device knows the slot's pages and parameters
-  std::vector<int32_t> pages;
-};
 
 // One step, planned. Holds pointers to sequences: valid until the scheduler is told of anything else.
 struct StepPlan {
   struct Share {
     Sequence* sequence;
-    int64_t rows;   // of its next tokens
-    int logit_row;  // where its next token is drawn, -1: the prompt goes on
+    int64_t rows;   // of its tokens that are not cached
+    int logit_row;  // where its next token is drawn, and those behind the drafts follow; -1: not yet
+    std::vector<int32_t> drafts;  // one row each, behind the others
   };
   std::vector<Row> rows;
   std::vector<int32_t> logit_rows;
   std::vector<Share> shares;
 };
 
+struct SchedulerOptions {
+  StepDims dims;
+  std::vector<int32_t> eos_token_ids;
+  int prompt_chunk = 0;  // 0: all rows
+  bool share_prefixes = true;
+  int64_t rope_original_length = INT64_MAX;
+  std::function<void(const LogEvent&)> on_event;
+};
+
+struct SchedulerCounts {
+  uint64_t preemptions = 0, prefix_lookups = 0, prefix_hits = 0, prefix_tokens = 0;
+  uint64_t forks = 0, drafted_tokens = 0, accepted_drafts = 0;
+  std::array<uint64_t, 6> finished{};
+};
+
 class Scheduler {
  public:
-  Scheduler(const StepDims& dims, std::vector<int32_t> eos_token_ids);
+  explicit Scheduler(SchedulerOptions options);
 
-  // As the functions of Engine by the same names.
+  // As the functions of Engine by the same names. new_id() and check() may be called from any thread.
+  SequenceId new_id() { return next_id_++; }
+  void check(const Request& request) const;
   SequenceId add(const Request& request);
+  void add(SequenceId id, const Request& request);  // checked before
   void cancel(SequenceId id);
   void resume(SequenceId id, int64_t length, int max_new_tokens);
+  SequenceId fork(SequenceId id, const Sampling& sampling);
   void remove(SequenceId id);
   const Sequence& sequence(SequenceId id) const;
+  bool knows(SequenceId id) const { return sequences_.count(id) > 0; }
   bool busy() const { return !waiting_.empty() || !running_.empty() || !outputs_.empty(); }
 
-  // Admits what fits, first come first served, and picks the next step's rows: one for every decoding
-  // sequence, then chunks of prompts while rows are left. Sequences advance only in commit(), so that a
-  // failed step can be planned again.
-  StepPlan plan();
+  // A sequence that was saved, `cached` of whose tokens have K/V to be restored: those pages, unless there
+  // are none free.
+  Sequence& restore(Sequence sequence, std::shared_ptr<const std::vector<std::byte>> saved);
 
-  // What the planned step made; sampled[i] belongs to logit row i. Returns its outputs behind those of
-  // cancel() and add().
-  std::vector<Output> commit(const StepPlan& plan, std::span<const Sampled> sampled);
+  // Admits what fits and picks the next step's rows: one for every decoding sequence and its drafts, then
+  // chunks of prompts while rows are left. Sequences advance only in commit(), so that a failed step can be
+  // planned again.
+  StepPlan plan();
+  // A step of this one decoding sequence, with these drafts.
+  StepPlan plan_verify(SequenceId id, const std::vector<int32_t>& drafts);
+
+  // What the planned step made; sampled[i] and top[i * kMaxTopTokens] .. belong to logit row i; `top` may be
+  // empty where no sequence asks for it. Returns how many drafts were right.
+  int commit(const StepPlan& plan, std::span<const Sampled> sampled, std::span<const TopToken> top);
   std::vector<Output> take_outputs();
 
-  const PagePool& pages() const { return pages_; }
-  PagePool& pages() { return pages_; }
+  // A slot and pages for `positions`, of a scheduler that is not busy; nothing but these four calls sees
+  // them.
+  Sequence lend(int64_t positions);
+  void take_back(Sequence& lent);
+
+  const PagePool& pages() const { return pages_.pool(); }
+  const SchedulerCounts& counts() const { return counts_; }
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
 
  private:
+  // Who goes first; and who keeps its pages, since they are taken from the last.
+  struct Before {
+    bool operator()(const Sequence* a, const Sequence* b) const {
+      return a->priority != b->priority ? a->priority > b->priority : a->arrival < b->arrival;
+    }
+  };
   Sequence& find(SequenceId id);
-  void check(const Request& request) const;
-  void queue(Sequence& sequence, int max_new_tokens);
-  void admit();
+  void queue(Sequence& sequence, int64_t max_new_tokens);
+  void leave(Sequence& sequence);
   void end(Sequence& sequence, FinishReason reason);
-  void take_token(Sequence& sequence, const Sampled& sampled);
+  void log(LogEvent event);
 
-  StepDims dims_;
-  std::vector<int32_t> eos_token_ids_;
-  PagePool pages_;
+  void adopt_followers(const Sequence& source);
+  void admit();
+  bool reserve(Sequence& sequence);
+  void preempt(Sequence& sequence);
+  bool drop_waiting_pages(const Sequence& but);
+  bool make_room(Sequence& sequence, int64_t positions, bool spare);
+  std::vector<int32_t> guess(Sequence& sequence, int64_t most);
+  void give(StepPlan& plan, Sequence& sequence, int64_t rows, std::vector<int32_t> drafts);
+
+  bool take_token(Sequence& sequence, const Sampled& sampled, std::span<const TopToken> top);
+  bool stops(const Sequence& sequence) const;
+
+  SchedulerOptions options_;
+  const StepDims& dims_;
+  SequencePages pages_;
   std::vector<int> free_slots_;
   std::map<SequenceId, Sequence> sequences_;  // nodes do not move
-  std::deque<Sequence*> waiting_;
-  std::vector<Sequence*> running_;  // in order of admission
+  std::set<Sequence*, Before> waiting_;
+  std::vector<Sequence*> running_;  // ordered by Before
   std::vector<Output> outputs_;
-  SequenceId next_id_ = 1;
+  size_t followers_ = 0;  // waiting sequences with `after`
+  uint64_t steps_ = 0;
+  uint64_t arrivals_ = 0;
+  SchedulerCounts counts_;
+  std::atomic<SequenceId> next_id_{1};
 };
-
-// What a slot's rows share, for the device.
-SlotParams slot_params(const Sequence& sequence);
 
 }  // namespace rondo

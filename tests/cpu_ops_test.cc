@@ -202,22 +202,20 @@ std::vector<Row> mixed_rows() {
 
 class CpuVerbs : public testing::TestWithParam<Spec> {};
 
-TEST_P(CpuVerbs, EmbedCopiesAndMarksTokens) {
+TEST_P(CpuVerbs, EmbedCopiesAndNotesTokensAtTheirPositions) {
   Bed t(GetParam());
   const auto rows = mixed_rows();
   t.ops->embed(t.set_rows(rows));
-  std::set<std::pair<int, int>> marked;
   for (size_t r = 0; r < rows.size(); ++r) {
-    marked.insert({rows[r].slot, rows[r].token});
     for (int64_t i = 0; i < t.s.hidden; ++i)
       ASSERT_EQ(t.b.x.as<float>()[static_cast<int64_t>(r) * t.s.hidden + i],
                 at(t.m.embedding, rows[r].token * t.s.hidden + i));
   }
-  const int64_t words = t.b.seen.shape[1];
-  for (int slot = 1; slot < t.d.slots(); ++slot)
-    for (int v = 0; v < t.s.vocab; ++v)
-      ASSERT_EQ((t.b.seen.as<uint32_t>()[slot * words + v / 32] >> (v % 32)) & 1u, marked.count({slot, v}))
-          << slot << " " << v;
+  for (int slot = 0; slot < t.d.slots(); ++slot)
+    for (int64_t p = 0; p < t.d.max_context; ++p) {
+      const auto row = std::find_if(rows.begin(), rows.end(), [&](const Row& r) { return r.slot == slot && r.position == p; });
+      ASSERT_EQ(t.b.history.as<int32_t>()[slot * t.d.max_context + p], row == rows.end() ? before : row->token) << slot << " " << p;
+    }
 }
 
 TEST_P(CpuVerbs, QkvNormsRotatesAndStores) {

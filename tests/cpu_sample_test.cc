@@ -19,11 +19,20 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-Sampled draw(const std::vector<float>& logits, const SlotParams& params, int position = 0,
-             std::vector<uint32_t> seen = {}) {
+struct Drawn : Sampled {
+  std::vector<TopToken> top;
+};
+
+// `history`: the sequence's tokens. The row's words start with what no draw may look at.
+Drawn draw(const std::vector<float>& logits, const SlotParams& params, int position = 0,
+           const std::vector<int32_t>& history = {}, const std::vector<SlotBias>& biases = {}) {
   SampleScratch scratch(logits.size());
-  seen.resize(logits.size() / 32 + 1);
-  return sample_row(logits.data(), logits.size(), params, position, seen.data(), scratch);
+  std::vector<uint32_t> words(logits.size(), 0xFFFFFFFFu);
+  std::vector<TopToken> top(kMaxTopTokens);
+  SampleRow row{logits, params, position, history, biases.data(), words.data(), top.data()};
+  const Sampled sampled = sample_row(row, scratch);
+  top.resize(std::min(logits.size(), static_cast<size_t>(params.top_logprobs)));
+  return {sampled, top};
 }
 
 // How often each token comes in 20000 positions.
@@ -106,10 +115,10 @@ TEST(CpuSample, GreedyTakesTheLowestOfEqualsAndPenalizesSeenTokens) {
   EXPECT_NEAR(first.logprob, -std::log(sum), 1e-6);
   SlotParams p;
   p.repetition_penalty = 1.5f;
-  const Sampled penalized = draw(logits, p, 0, {0b0010u});
+  const Sampled penalized = draw(logits, p, 0, {1});
   EXPECT_EQ(penalized.token, 3);
   EXPECT_NEAR(penalized.logprob, -std::log(sum), 1e-6) << "of the raw logits";
-  EXPECT_EQ(draw({-2.0f, -1.0f, -1.2f}, p, 0, {0b010u}).token, 2) << "a negative logit is multiplied";
+  EXPECT_EQ(draw({-2.0f, -1.0f, -1.2f}, p, 0, {1}).token, 2) << "a negative logit is multiplied";
 }
 
 TEST(CpuSample, NaNAndInfinityAreReported) {
@@ -241,11 +250,77 @@ TEST(CpuSample, ExtremeParametersStayInTheVocabulary) {
       SlotParams p = at_temperature(temperature);
       p.repetition_penalty = penalty;
       p.top_p = 0.5f;
-      const Sampled s = draw(logits, p, 1, {0b11111u});
+      const Sampled s = draw(logits, p, 1, {0, 1, 2, 3, 4});
       EXPECT_EQ(s.status, Sampled::kOk);
       EXPECT_GE(s.token, 0);
       EXPECT_LT(s.token, 5);
     }
+}
+
+// Four tokens alike: what is taken from one shows who is left.
+TEST(CpuSample, FrequencyAndPresenceCountWhatWasGeneratedAndNotThePrompt) {
+  SlotParams p;
+  p.prompt_length = 3;
+  const std::vector<float> logits = {4.0f, 3.9f, 3.0f, 2.0f};
+  const std::vector<int32_t> history = {0, 0, 0, 1, 1, 1};  // 0 in the prompt, 1 generated three times
+  EXPECT_EQ(draw(logits, p, 5, history).token, 0);
+  p.frequency_penalty = -0.1f;  // 1 gains 0.3 and passes 0; as presence it would gain 0.1 and tie, and the lower id win
+  EXPECT_EQ(draw(logits, p, 5, history).token, 1);
+  p.frequency_penalty = 0;
+  p.presence_penalty = -0.09f;
+  EXPECT_EQ(draw(logits, p, 5, history).token, 0);
+  p.presence_penalty = -0.11f;
+  EXPECT_EQ(draw(logits, p, 5, history).token, 1);
+  p.presence_penalty = 0;
+  p.frequency_penalty = 0.5f;
+  EXPECT_EQ(draw({3.9f, 4.2f, 2.8f, 2.6f}, p, 5, history).token, 0);
+  p.prompt_length = 6;  // now nothing was generated
+  EXPECT_EQ(draw({3.9f, 4.2f, 2.8f, 2.6f}, p, 5, history).token, 1);
+}
+
+TEST(CpuSample, BiasesComeBeforePenaltiesAndMinusInfinityNeverIsDrawn) {
+  SlotParams p;
+  p.biases = 2;
+  const std::vector<SlotBias> biases = {{2, 3.0f}, {0, -kInf}};
+  EXPECT_EQ(draw({5.0f, 2.0f, 0.5f}, p, 0, {0}, biases).token, 2);
+  p.repetition_penalty = 2;  // (0.5 + 3) / 2 is less than 2; 0.5 / 2 + 3 would be more
+  EXPECT_EQ(draw({5.0f, 2.0f, 0.5f}, p, 0, {2}, biases).token, 1);
+  p = at_temperature(50);
+  p.biases = 2;
+  for (int position = 0; position < 500; ++position)
+    ASSERT_NE(draw({5.0f, 2.0f, 0.5f}, p, position, std::vector<int32_t>(static_cast<size_t>(position) + 1), biases).token, 0);
+  p.biases = 1;
+  const std::vector<SlotBias> all = {{0, -kInf}};
+  EXPECT_EQ(draw({5.0f}, p, 0, {0}, all).status, Sampled::kNumerical) << "no token is left";
+}
+
+TEST(CpuSample, HeldBackTokensAreDrawnOnceTheSequenceIsLongEnough) {
+  SlotParams p;
+  p.held_back = 1;
+  p.min_length = 6;
+  const std::vector<SlotBias> biases = {{1, -kInf}};
+  const std::vector<int32_t> history(6, 0);
+  EXPECT_EQ(draw({1.0f, 2.0f}, p, 4, history, biases).token, 0);  // five tokens so far
+  EXPECT_EQ(draw({1.0f, 2.0f}, p, 5, history, biases).token, 1);
+}
+
+TEST(CpuSample, TheLikeliestAreListedFromRawLogitsLowestIdFirstAmongEquals) {
+  SlotParams p;
+  p.top_logprobs = 3;
+  p.biases = 1;
+  const std::vector<float> logits = logs({0.1, 0.3, 0.25, 0.3, 0.05});
+  const Drawn drawn = draw(logits, p, 0, {0}, {{4, 100.0f}});
+  EXPECT_EQ(drawn.token, 4);
+  EXPECT_NEAR(drawn.logprob, std::log(0.05), 1e-6);
+  ASSERT_EQ(drawn.top.size(), 3u);
+  const int tokens[] = {1, 3, 2};
+  const double probabilities[] = {0.3, 0.3, 0.25};
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(drawn.top[i].token, tokens[i]);
+    EXPECT_NEAR(drawn.top[i].logprob, std::log(probabilities[i]), 1e-6);
+  }
+  p.top_logprobs = 20;
+  EXPECT_EQ(draw(logits, p, 0, {0}, {{4, 100.0f}}).top.back().token, 4) << "all five where twenty are asked for";
 }
 
 }  // namespace

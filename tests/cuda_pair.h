@@ -133,7 +133,7 @@ struct Side {
     step = std::make_unique<Arena>(*device, "step", [&](Layout& l) { buffers = lay_out_step(l, dims); });
     device->fill(step->data(), 0xFF, step->bytes());  // NaN: nothing may be read that was not written
     device->fill(pages->data(), 0xFF, pages->bytes());
-    device->fill(buffers.seen.data, 0, buffers.seen.bytes());
+    device->fill(buffers.history.data, 0, buffers.history.bytes());
   }
 
   const Layer& layer() const { return model.layers[0]; }

@@ -36,8 +36,8 @@ TEST(MemoryPlan, HasEveryBufferOfTheStep) {
   std::set<std::string> names;
   for (const auto& buffer : plan.arenas.back().buffers) names.insert(buffer.name);
   for (const char* name : {"inputs.rows", "inputs.logit_rows", "inputs.page_tables", "inputs.slots",
-                           "inputs.seen", "residual", "norm", "qkv", "q", "attention", "gate_up",
-                           "activation", "split_k.o", "split_k.ml", "logits", "sampled", "workspace"})
+                           "inputs.biases", "inputs.history", "residual", "norm", "qkv", "q", "attention", "gate_up",
+                           "activation", "split_k.o", "split_k.ml", "logits", "sampled", "top_tokens", "token_words", "workspace"})
     EXPECT_TRUE(names.count(name)) << name;
 }
 

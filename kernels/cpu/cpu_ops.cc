@@ -49,15 +49,13 @@ class CpuOps final : public Ops {
                         SampleScratch(static_cast<size_t>(dims.vocab_size))) {}
 
   void embed(Bucket bucket) override {
-    const int64_t H = d_.hidden_size, words = b_.seen.shape[1];
+    const int64_t H = d_.hidden_size;
     share(bucket.rows, H, [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r)
         widen(model_.embedding, static_cast<size_t>(row(r).token * H), static_cast<size_t>(H), x(r));
     });
-    for (int64_t r = 0; r < bucket.rows; ++r) {  // by one thread: rows of a prompt mark the same words
-      const uint32_t token = static_cast<uint32_t>(row(r).token);
-      b_.seen.as<uint32_t>()[row(r).slot * words + token / 32] |= 1u << (token % 32);
-    }
+    for (int64_t r = 0; r < bucket.rows; ++r)
+      if (row(r).slot != 0) history(row(r).slot)[row(r).position] = row(r).token;
   }
 
   void qkv(Bucket bucket, const Layer& layer) override {
@@ -112,13 +110,19 @@ class CpuOps final : public Ops {
   }
 
   void sample(Bucket bucket) override {
-    const int64_t V = d_.vocab_size, words = b_.seen.shape[1];
+    const int64_t V = d_.vocab_size;
     share(bucket.logit_rows, V, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t l = begin; l < end; ++l) {
         const Row& from = row(b_.logit_rows.as<int32_t>()[l]);
-        b_.sampled.as<Sampled>()[l] = sample_row(
-            b_.logits.as<float>() + l * V, static_cast<size_t>(V), slot(from.slot), from.position,
-            b_.seen.as<uint32_t>() + from.slot * words, sample_scratch_[static_cast<size_t>(thread)]);
+        SampleRow of;
+        of.logits = {b_.logits.as<float>() + l * V, static_cast<size_t>(V)};
+        of.params = slot(from.slot);
+        of.position = from.position;
+        of.history = {history(from.slot), static_cast<size_t>(from.position) + 1};
+        of.biases = b_.biases.as<SlotBias>() + from.slot * kMaxSlotBiases;
+        of.token_words = b_.token_words.as<uint32_t>() + l * V;
+        of.top = b_.top.as<TopToken>() + l * kMaxTopTokens;
+        b_.sampled.as<Sampled>()[l] = sample_row(of, sample_scratch_[static_cast<size_t>(thread)]);
       }
     });
   }
@@ -128,6 +132,7 @@ class CpuOps final : public Ops {
   static int64_t groups(int64_t outputs) { return (outputs + kProductGroup - 1) / kProductGroup; }
   const Row& row(int64_t r) const { return b_.rows.as<Row>()[r]; }
   const SlotParams& slot(int64_t s) const { return b_.slots.as<SlotParams>()[s]; }
+  int32_t* history(int64_t s) const { return b_.history.as<int32_t>() + s * d_.max_context; }
   float* x(int64_t r) const { return b_.x.as<float>() + r * d_.hidden_size; }
 
   // parallel_for where n items of `cost` multiply-adds are worth it.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <numeric>
 
 #include "kernels/cpu/simd.h"
@@ -83,26 +84,56 @@ size_t draw(const float* logits, size_t n, size_t likeliest, const SlotParams& p
   return best;
 }
 
+// The logits with biases and penalties, or the logits themselves where the slot has none.
+const float* adjust(const SampleRow& row, SampleScratch& scratch) {
+  const SlotParams& p = row.params;
+  const size_t biases = bias_count(p, row.position);
+  const bool penalties = has_penalties(p);
+  if (biases == 0 && !penalties) return row.logits.data();
+  std::copy(row.logits.begin(), row.logits.end(), scratch.adjusted.begin());
+  for (size_t i = 0; i < biases; ++i) {
+    float& logit = scratch.adjusted[static_cast<size_t>(row.biases[i].token)];
+    logit = biased_logit(logit, row.biases[i].bias);
+  }
+  if (!penalties) return scratch.adjusted.data();
+  const auto word = [&](size_t i) -> uint32_t& { return row.token_words[row.history[i]]; };
+  for (size_t i = 0; i < row.history.size(); ++i) word(i) = kHeldToken;
+  for (auto i = static_cast<size_t>(p.prompt_length); i < row.history.size(); ++i) ++word(i);
+  for (size_t i = 0; i < row.history.size(); ++i) {
+    float& logit = scratch.adjusted[static_cast<size_t>(row.history[i])];
+    logit = penalized_logit(logit, word(i), p.repetition_penalty, p.frequency_penalty, p.presence_penalty);
+    word(i) = 0;  // once per token, however often it stands there
+  }
+  return scratch.adjusted.data();
+}
+
+void list_likeliest(const SampleRow& row, const LogitStats& stats, SampleScratch& scratch) {
+  const size_t n = std::min(static_cast<size_t>(row.params.top_logprobs), row.logits.size());
+  std::iota(scratch.ids.begin(), scratch.ids.end(), 0);
+  const auto likelier = [&](int32_t a, int32_t b) {
+    const float x = row.logits[static_cast<size_t>(a)], y = row.logits[static_cast<size_t>(b)];
+    return x > y || (x == y && a < b);
+  };
+  std::partial_sort(scratch.ids.begin(), scratch.ids.begin() + static_cast<int64_t>(n), scratch.ids.end(),
+                    likelier);
+  for (size_t i = 0; i < n; ++i) {
+    const double gap = row.logits[static_cast<size_t>(scratch.ids[i])] - stats.max;
+    row.top[i] = {scratch.ids[i], static_cast<float>(gap - stats.log_sum)};
+  }
+}
+
 }  // namespace
 
-Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position,
-                   const uint32_t* seen, SampleScratch& scratch) {
-  const LogitStats stats = logit_stats(logits, vocab_size);
+Sampled sample_row(const SampleRow& row, SampleScratch& scratch) {
+  const size_t vocab_size = row.logits.size();
+  const LogitStats stats = logit_stats(row.logits.data(), vocab_size);
   if (!stats.ok) return {0, 0, Sampled::kNumerical, 0};
-
-  const float* wanted = logits;
-  if (params.repetition_penalty != 1) {
-    std::copy(logits, logits + vocab_size, scratch.penalized.begin());
-    for (size_t word = 0; word < (vocab_size + 31) / 32; ++word)
-      for (uint32_t bits = seen[word]; bits != 0; bits &= bits - 1) {
-        float& logit = scratch.penalized[word * 32 + static_cast<size_t>(std::countr_zero(bits))];
-        logit = penalized_logit(logit, params.repetition_penalty);
-      }
-    wanted = scratch.penalized.data();
-  }
+  const float* wanted = adjust(row, scratch);
   size_t token = argmax(wanted, vocab_size);
-  if (params.temperature > 0) token = draw(wanted, vocab_size, token, params, position);
-  const double logprob = static_cast<double>(logits[token] - stats.max) - stats.log_sum;
+  if (std::isinf(wanted[token])) return {0, 0, Sampled::kNumerical, 0};
+  if (row.params.temperature > 0) token = draw(wanted, vocab_size, token, row.params, row.position);
+  if (row.params.top_logprobs > 0) list_likeliest(row, stats, scratch);
+  const double logprob = static_cast<double>(row.logits[token] - stats.max) - stats.log_sum;
   return {static_cast<int32_t>(token), static_cast<float>(logprob), Sampled::kOk, 0};
 }
 

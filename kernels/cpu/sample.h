@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "buffers/step_buffers.h"
@@ -11,14 +12,20 @@ namespace rondo {
 
 // What one thread needs to draw: made once, so that drawing allocates nothing.
 struct SampleScratch {
-  // Whole words of `seen`, so that a bit beyond the vocabulary is as harmless here as it is on a GPU.
-  explicit SampleScratch(size_t vocab_size) : penalized((vocab_size + 31) / 32 * 32) {}
-  std::vector<float> penalized;  // [V, rounded up to 32]
+  explicit SampleScratch(size_t vocab_size) : adjusted(vocab_size), ids(vocab_size) {}
+  std::vector<float> adjusted;  // [V]
+  std::vector<int32_t> ids;     // [V]
 };
 
-// logits [vocab_size]; seen [ceil(vocab_size / 32)], bit v for token v; `position` of the row
-// the logits are of.
-Sampled sample_row(const float* logits, size_t vocab_size, const SlotParams& params, int32_t position,
-                   const uint32_t* seen, SampleScratch& scratch);
+struct SampleRow {
+  std::span<const float> logits;  // [V]
+  SlotParams params;
+  int32_t position = 0;              // of the row that the logits are of
+  std::span<const int32_t> history;  // the sequence's tokens at positions 0 .. position
+  const SlotBias* biases = nullptr;  // as many as params says
+  uint32_t* token_words = nullptr;   // [V], of any content
+  TopToken* top = nullptr;           // params.top_logprobs of them are written
+};
+Sampled sample_row(const SampleRow& row, SampleScratch& scratch);
 
 }  // namespace rondo

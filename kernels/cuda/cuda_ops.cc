@@ -80,9 +80,9 @@ class CudaOps : public Ops {
     a.rows = buffers_.rows.as<const Row>();
     a.table = model_.embedding.data;
     a.x = buffers_.x.as<float>();
-    a.seen = buffers_.seen.as<uint32_t>();
+    a.history = buffers_.history.as<int32_t>();
     a.hidden_size = dims_.hidden_size;
-    a.seen_words = buffers_.seen.shape[1];
+    a.max_context = dims_.max_context;
     cuda::enqueue_embed(dtype_, a, bucket.rows, stream_);
   }
 
@@ -161,11 +161,14 @@ class CudaOps : public Ops {
     a.rows = buffers_.rows.as<const Row>();
     a.logit_rows = buffers_.logit_rows.as<const int32_t>();
     a.slots = buffers_.slots.as<const SlotParams>();
-    a.seen = buffers_.seen.as<const uint32_t>();
+    a.history = buffers_.history.as<const int32_t>();
+    a.biases = buffers_.biases.as<const SlotBias>();
+    a.token_words = buffers_.token_words.as<uint32_t>();
     a.logits = buffers_.logits.as<const float>();
     a.sampled = buffers_.sampled.as<Sampled>();
+    a.top = buffers_.top.as<TopToken>();
     a.vocab_size = dims_.vocab_size;
-    a.seen_words = buffers_.seen.shape[1];
+    a.max_context = dims_.max_context;
     cuda::enqueue_sample(a, bucket.logit_rows, stream_);
   }
 

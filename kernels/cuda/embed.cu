@@ -10,15 +10,14 @@ constexpr int kThreads = 128;
 
 // The kernel.
 //
-// x[r] = table[rows[r].token], in fp32; bit rows[r].token of seen[rows[r].slot] is set.
-// Grid [ceil(H / 1024), R], block 128, 8 elements a thread. The bit is set by an integer atomic: two rows of
-// a step may belong to one slot, and OR does not mind in which order.
+// x[r] = table[rows[r].token], in fp32; history[rows[r].slot] has that token at the row's position.
+// Grid [ceil(H / 1024), R], block 128, 8 elements a thread. Padding rows, which all have one place, write none.
 template <class T>
 __global__ void __launch_bounds__(kThreads) embed_kernel(const EmbedArgs a) {
   const int64_t r = blockIdx.y;
   const Row row = a.rows[r];
-  if (blockIdx.x == 0 && threadIdx.x == 0)
-    atomicOr(&a.seen[row.slot * a.seen_words + row.token / 32], 1u << (row.token % 32));
+  if (blockIdx.x == 0 && threadIdx.x == 0 && row.slot != 0)
+    a.history[row.slot * a.max_context + row.position] = row.token;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 8;
   if (i >= a.hidden_size) return;
   float values[8];

@@ -36,9 +36,9 @@ struct EmbedArgs {
   const Row* rows;    // [R]
   const void* table;  // T [V, H]
   float* x;           // [R, H]
-  uint32_t* seen;     // [slots, seen_words]
+  int32_t* history;   // [slots, max_context]
   int64_t hidden_size;
-  int64_t seen_words;
+  int64_t max_context;
 };
 void enqueue_embed(DType dtype, const EmbedArgs& args, int rows, cudaStream_t stream);
 
@@ -124,11 +124,14 @@ struct SampleArgs {
   const Row* rows;            // [R]
   const int32_t* logit_rows;  // [L]
   const SlotParams* slots;    // [slots]
-  const uint32_t* seen;       // [slots, seen_words]
+  const int32_t* history;     // [slots, max_context]
+  const SlotBias* biases;     // [slots, kMaxSlotBiases]
+  uint32_t* token_words;      // [L, V]
   const float* logits;        // [L, V]
   Sampled* sampled;           // [L]
+  TopToken* top;              // [L, kMaxTopTokens]
   int64_t vocab_size;
-  int64_t seen_words;
+  int64_t max_context;
 };
 void enqueue_sample(const SampleArgs& args, int logit_rows, cudaStream_t stream);
 

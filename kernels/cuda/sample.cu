@@ -27,17 +27,66 @@ __device__ __forceinline__ uint64_t ranked(float value, uint32_t token) {
 }
 __device__ __forceinline__ uint32_t token_of(uint64_t rank) { return ~static_cast<uint32_t>(rank); }
 
-// One row's logits as they are wanted, the repetition penalty applied.
+// One row's logits as they are wanted, biases and penalties applied.
 struct Wanted {
   const float* logits;
-  const uint32_t* seen;
-  float penalty;
+  const uint32_t* words;  // null where the slot has neither
+  const SlotBias* biases;
+  uint32_t bias_count;
+  float repetition, frequency, presence;
 
   __device__ __forceinline__ float operator()(uint32_t v) const {
     const float logit = logits[v];
-    return penalty != 1.0f && (seen[v / 32] >> (v % 32) & 1u) ? penalized_logit(logit, penalty) : logit;
+    if (!words) return logit;
+    const uint32_t word = words[v];
+    return word ? adjusted(logit, v, word) : logit;
+  }
+  __device__ float adjusted(float logit, uint32_t v, uint32_t word) const {
+    if (word & kBiasedToken)
+      for (uint32_t i = 0; i < bias_count; ++i)
+        if (biases[i].token == static_cast<int32_t>(v)) logit = biased_logit(logit, biases[i].bias);
+    return penalized_logit(logit, word, repetition, frequency, presence);
   }
 };
+
+// What a row's penalties and biases have to know of each token. The whole block; the words are all there when
+// it returns.
+__device__ __forceinline__ void note_tokens(const SampleArgs& a, const Row& row, const SlotParams& params,
+                                            const SlotBias* biases, uint32_t bias_count, uint32_t* words) {
+  const auto V = static_cast<uint32_t>(a.vocab_size);
+  const int32_t* history = a.history + row.slot * a.max_context;
+  for (uint32_t v = threadIdx.x; v < V; v += kThreads) words[v] = 0;
+  __syncthreads();
+  if (has_penalties(params))
+    for (int i = static_cast<int>(threadIdx.x); i <= row.position; i += kThreads) {
+      atomicOr(&words[history[i]], kHeldToken);
+      if (i >= params.prompt_length) atomicAdd(&words[history[i]], 1u);
+    }
+  for (uint32_t i = threadIdx.x; i < bias_count; i += kThreads)
+    atomicOr(&words[biases[i].token], kBiasedToken);
+  __syncthreads();
+}
+
+// The likeliest tokens of the raw logits, the largest first: each thread offers its own largest, and looks
+// for its next when that was taken.
+__device__ __forceinline__ void list_likeliest(const float* logits, uint32_t V, uint32_t count, float row_max,
+                                               float log_sum, uint64_t* scratch, TopToken* top) {
+  const auto largest_below = [=](uint64_t bound) {
+    uint64_t mine = 0;
+    for (uint32_t v = threadIdx.x; v < V; v += kThreads) {
+      const uint64_t rank = ranked(logits[v], v);
+      if (rank < bound) mine = Larger()(mine, rank);
+    }
+    return mine;
+  };
+  uint64_t mine = largest_below(~uint64_t{0});
+  for (uint32_t i = 0; i < count && i < V; ++i) {
+    const uint64_t winner = block_reduce(mine, scratch, uint64_t{0}, Larger());
+    const uint32_t token = token_of(winner);
+    if (threadIdx.x == 0) top[i] = {static_cast<int32_t>(token), logits[token] - row_max - log_sum};
+    if (mine == winner) mine = largest_below(winner);
+  }
+}
 
 // 64-bit sums by digit, from 32-bit atomics, which shared memory has in hardware. An integer sum is the same
 // in any order.
@@ -125,14 +174,15 @@ __device__ __forceinline__ uint32_t threshold_key(const Wanted& wanted, uint32_t
 
 // The kernel.
 //
-// sampled[l] from logits[l] [V], as kernels/ops.h says and kernels/sampling_math.h computes: repetition
-// penalty; greedy, or temperature, top_k, top_p, min_p and the largest of gap + Gumbel noise. logprob = logit
+// sampled[l] from logits[l] [V], as kernels/ops.h says and kernels/sampling_math.h computes: biases,
+// penalties; greedy, or temperature, top_k, top_p, min_p and the largest of gap + Gumbel noise. logprob =
+// logit
 // - max - log(sum exp(logit - max)). Grid [L], block 1024. One pass over the logits finds their maximum, the
 // sum of exponentials and the largest wanted logit, which is all that greedy needs; top_k and top_p take four
 // passes each (radix select over ordered keys), the draw one.
 __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
   RONDO_SHARED(floats, float[32]);
-  RONDO_SHARED(words, uint64_t[32]);
+  RONDO_SHARED(words_of_warps, uint64_t[32]);
   RONDO_SHARED(histogram, Histogram);
   RONDO_SHARED(choice, Choice);
   const int64_t l = blockIdx.x;
@@ -140,7 +190,18 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
   const SlotParams params = a.slots[row.slot];
   const uint32_t V = static_cast<uint32_t>(a.vocab_size);
   const float* logits = a.logits + l * a.vocab_size;
-  const Wanted wanted{logits, a.seen + row.slot * a.seen_words, params.repetition_penalty};
+  const SlotBias* biases = a.biases + row.slot * kMaxSlotBiases;
+  const uint32_t used_biases = bias_count(params, row.position);
+  const bool plain = used_biases == 0 && !has_penalties(params);
+  uint32_t* words = a.token_words + l * a.vocab_size;
+  if (!plain) note_tokens(a, row, params, biases, used_biases, words);
+  const Wanted wanted{logits,
+                      plain ? nullptr : words,
+                      biases,
+                      used_biases,
+                      params.repetition_penalty,
+                      params.frequency_penalty,
+                      params.presence_penalty};
 
   float max = -INFINITY, sum = 0;
   uint64_t best = 0;
@@ -154,7 +215,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
       logit[u] = v < V ? logits[v] : -INFINITY;
       broken |= logit[u] != logit[u] || logit[u] == INFINITY;
       top = fmaxf(top, logit[u]);
-      if (v < V) best = Larger()(best, ranked(params.repetition_penalty == 1.0f ? logit[u] : wanted(v), v));
+      if (v < V) best = Larger()(best, ranked(plain ? logit[u] : wanted(v), v));
     }
     if (top == -INFINITY) continue;
     sum *= expf(max - top);
@@ -169,7 +230,16 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
     return;
   }
   const float row_sum = block_reduce(sum * expf(max - row_max), floats, 0.0f, Add());
-  const uint32_t likeliest = token_of(block_reduce(best, words, uint64_t{0}, Larger()));
+  const uint32_t likeliest = token_of(block_reduce(best, words_of_warps, uint64_t{0}, Larger()));
+
+  const float log_sum = logf(row_sum);
+  if (wanted(likeliest) == -INFINITY) {
+    if (threadIdx.x == 0) a.sampled[l] = {0, 0.0f, Sampled::kNumerical, 0};
+    return;
+  }
+  if (params.top_logprobs > 0)
+    list_likeliest(logits, V, static_cast<uint32_t>(params.top_logprobs), row_max, log_sum, words_of_warps,
+                   a.top + l * kMaxTopTokens);
 
   uint32_t token = likeliest;
   if (params.temperature > 0.0f) {
@@ -187,7 +257,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
         const float value = wanted(v);
         total += mass(order_key(value), value);
       }
-      total = block_reduce(total, words, uint64_t{0}, Add());
+      total = block_reduce(total, words_of_warps, uint64_t{0}, Add());
       const uint32_t key =
           threshold_key(wanted, V, top_p_target(params.top_p, total), histogram, choice, mass);
       least = Larger()(least, key);
@@ -206,10 +276,10 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
       best = Larger()(best, ranked(noisy, v));
       bar = fmaxf(bar, noisy);
     }
-    token = token_of(block_reduce(best, words, uint64_t{0}, Larger()));
+    token = token_of(block_reduce(best, words_of_warps, uint64_t{0}, Larger()));
   }
   if (threadIdx.x == 0)
-    a.sampled[l] = {static_cast<int32_t>(token), logits[token] - row_max - logf(row_sum), Sampled::kOk, 0};
+    a.sampled[l] = {static_cast<int32_t>(token), logits[token] - row_max - log_sum, Sampled::kOk, 0};
 }
 
 }  // namespace

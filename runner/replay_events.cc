@@ -1,0 +1,75 @@
+// A scheduler's log, asked for again.
+#include <unordered_map>
+
+#include "runner/engine.h"
+
+namespace rondo {
+namespace {
+
+class Replay {
+ public:
+  explicit Replay(Engine& engine) : engine_(engine) {}
+
+  void ask(const LogEvent& event) {
+    using Kind = LogEvent::Kind;
+    switch (event.kind) {
+      case Kind::Add: return name(event, engine_.add(*event.request));
+      case Kind::Fork: return name(event, engine_.fork(here(event.source), *event.sampling));
+      case Kind::Restore: return name(event, engine_.restore(*event.saved));
+      case Kind::Resume: return engine_.resume(here(event.sequence), event.length, event.max_new_tokens);
+      case Kind::Cancel: return engine_.cancel(here(event.sequence));
+      case Kind::Remove: return engine_.remove(here(event.sequence));
+      case Kind::Verify:
+        engine_.verify(here(event.sequence), event.drafts);
+        verified_ = true;
+        return;
+      case Kind::Step: return step();
+      case Kind::Admit:
+      case Kind::Preempt:
+      case Kind::Finish: return;
+    }
+  }
+
+  // The step that a Verify made is in the log too.
+  void step() {
+    if (verified_)
+      verified_ = false;
+    else
+      take(engine_.step());
+  }
+
+  std::vector<Output> finish() {
+    while (engine_.busy()) take(engine_.step());
+    return std::move(outputs_);
+  }
+
+ private:
+  // Numbers are given out again: they differ where several threads had asked for some at once.
+  void name(const LogEvent& event, SequenceId made) {
+    here_[event.sequence] = made;
+    there_[made] = event.sequence;
+  }
+  SequenceId here(SequenceId logged) const { return here_.at(logged); }
+
+  void take(std::vector<Output> outputs) {
+    for (Output& output : outputs) {
+      output.sequence = there_.at(output.sequence);
+      outputs_.push_back(std::move(output));
+    }
+  }
+
+  Engine& engine_;
+  bool verified_ = false;
+  std::unordered_map<SequenceId, SequenceId> here_, there_;
+  std::vector<Output> outputs_;
+};
+
+}  // namespace
+
+std::vector<Output> replay_events(Engine& engine, const std::vector<LogEvent>& events) {
+  Replay replay(engine);
+  for (const LogEvent& event : events) replay.ask(event);
+  return replay.finish();
+}
+
+}  // namespace rondo
