@@ -49,9 +49,9 @@ struct EngineOptions {
   int64_t kv_positions = 0;    // K/V positions in all; 0: max_sequences * max_context
   int page_size = 32;          // positions per K/V page: a power of two, 8 to 256
   bool share_prefixes = true;  // sequences that begin with the same tokens share the pages that hold them
-  std::vector<int>
-      buckets;      // row buckets, ascending; empty: 1..8 16 24 32 48 64 96 128 192 256 512 up to max_rows
-  int threads = 0;  // of the CPU backend; 0: one per core
+  // Row buckets, ascending; empty: 1..8 16 24 32 48 64 96 128 192 256 512 up to max_rows.
+  std::vector<int> buckets;
+  int threads = 0;              // of the CPU backend; 0: one per core
   bool random_weights = false;  // Engine::open takes a config.json's path, and no checkpoint is read
   uint64_t weights_seed = 0;
   // Called while weights are loaded, with bytes done and bytes in all. What it throws ends the load and is
@@ -81,7 +81,7 @@ struct Sampling {
   float presence_penalty = 0;    // subtracted once from the logit of every token that was generated
   float frequency_penalty = 0;   // subtracted as often as the token was generated
   uint64_t seed = 0;
-  std::vector<TokenBias> logit_bias;  // each token at most once
+  std::vector<TokenBias> logit_bias = {};  // each token at most once
   int top_logprobs = 0;  // 0 to kMaxTopLogprobs: as many of the likeliest tokens come with every Output
 };
 
@@ -94,13 +94,13 @@ struct Sampling {
 using LogitsCallback = std::function<void(std::span<const int32_t> tokens, std::span<float> logits)>;
 
 struct Request {
-  std::vector<int32_t> prompt;  // at least one token id
-  int max_new_tokens = 128;     // 0: the sequence finishes at once
-  Sampling sampling;
-  std::vector<int32_t> stop_ids;  // beside the model's own eos_token_id
-  bool ignore_eos = false;        // the model's eos_token_id do not stop it
-  std::vector<std::vector<int32_t>>
-      stop_sequences;      // it stops once its generated tokens end with one of them
+  std::vector<int32_t> prompt = {};  // at least one token id
+  int max_new_tokens = 128;          // 0: the sequence finishes at once
+  Sampling sampling = {};
+  std::vector<int32_t> stop_ids = {};  // beside the model's own eos_token_id
+  bool ignore_eos = false;             // the model's eos_token_id do not stop it
+  // It stops once its generated tokens end with one of them.
+  std::vector<std::vector<int32_t>> stop_sequences = {};
   int min_new_tokens = 0;  // until then stop ids and eos are not drawn, and stop sequences do not stop
   int priority = 0;        // larger goes first; among equals, first come first served
   // Drafting by prompt lookup: where the last draft_ngram tokens (or fewer) occurred before, up to
@@ -108,7 +108,7 @@ struct Request {
   // and without, whatever the sampling.
   int draft_tokens = 0;  // 0: off
   int draft_ngram = 3;   // 1 to 16
-  LogitsCallback on_logits;
+  LogitsCallback on_logits = {};
 };
 
 enum class FinishReason { None, Length, Stop, Cancelled, ContextFull, NumericalError };
@@ -116,8 +116,8 @@ const char* finish_reason_name(FinishReason reason);  // "length", "stop", ...
 
 struct TokenLogprob {
   int32_t token = 0;
-  float logprob =
-      0;  // in the full softmax of the raw logits (of those that on_logits left, where there is one)
+  // In the full softmax of the raw logits (of those that on_logits left, where there is one).
+  float logprob = 0;
 };
 
 // One thing that a step did to one sequence: a token, an end, or both. Of one sequence several come, in
@@ -183,11 +183,11 @@ struct Stats {
   uint64_t running = 0;       // sequences with a slot now
   uint64_t pages_used = 0;    // that sequences hold now
   uint64_t pages_shared = 0;  // of those, held by more than one
-  uint64_t pages_cached =
-      0;  // that none holds, kept for sequences that begin alike, and given up when pages are needed
+  // That none holds, kept for sequences that begin alike, and given up when pages are needed.
+  uint64_t pages_cached = 0;
   uint64_t pages = 0;  // that can be used
-  uint64_t preemptions =
-      0;  // sequences that lost their pages to an older or more important one, and were queued again
+  // Sequences that lost their pages to an older or more important one, and were queued again.
+  uint64_t preemptions = 0;
   uint64_t prefix_lookups = 0;  // admissions that looked for pages to share
   uint64_t prefix_hits = 0;     // those that found any
   uint64_t prefix_tokens = 0;   // positions that were not computed, since their pages were shared

@@ -205,6 +205,7 @@ class CpuVerbs : public testing::TestWithParam<Spec> {};
 TEST_P(CpuVerbs, EmbedCopiesAndNotesTokensAtTheirPositions) {
   Bed t(GetParam());
   const auto rows = mixed_rows();
+  t.device->fill(t.b.history.data, 0xFF, t.b.history.bytes());
   t.ops->embed(t.set_rows(rows));
   for (size_t r = 0; r < rows.size(); ++r) {
     for (int64_t i = 0; i < t.s.hidden; ++i)
@@ -213,8 +214,10 @@ TEST_P(CpuVerbs, EmbedCopiesAndNotesTokensAtTheirPositions) {
   }
   for (int slot = 0; slot < t.d.slots(); ++slot)
     for (int64_t p = 0; p < t.d.max_context; ++p) {
-      const auto row = std::find_if(rows.begin(), rows.end(), [&](const Row& r) { return r.slot == slot && r.position == p; });
-      ASSERT_EQ(t.b.history.as<int32_t>()[slot * t.d.max_context + p], row == rows.end() ? before : row->token) << slot << " " << p;
+      const auto row = std::find_if(rows.begin(), rows.end(),
+                                    [&](const Row& r) { return r.slot == slot && r.position == p; });
+      ASSERT_EQ(t.b.history.as<int32_t>()[slot * t.d.max_context + p], row == rows.end() ? -1 : row->token)
+          << slot << " " << p;
     }
 }
 

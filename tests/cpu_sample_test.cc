@@ -264,7 +264,8 @@ TEST(CpuSample, FrequencyAndPresenceCountWhatWasGeneratedAndNotThePrompt) {
   const std::vector<float> logits = {4.0f, 3.9f, 3.0f, 2.0f};
   const std::vector<int32_t> history = {0, 0, 0, 1, 1, 1};  // 0 in the prompt, 1 generated three times
   EXPECT_EQ(draw(logits, p, 5, history).token, 0);
-  p.frequency_penalty = -0.1f;  // 1 gains 0.3 and passes 0; as presence it would gain 0.1 and tie, and the lower id win
+  p.frequency_penalty =
+      -0.1f;  // 1 gains 0.3 and passes 0; as presence it would gain 0.1 and tie, and the lower id win
   EXPECT_EQ(draw(logits, p, 5, history).token, 1);
   p.frequency_penalty = 0;
   p.presence_penalty = -0.09f;
@@ -288,7 +289,10 @@ TEST(CpuSample, BiasesComeBeforePenaltiesAndMinusInfinityNeverIsDrawn) {
   p = at_temperature(50);
   p.biases = 2;
   for (int position = 0; position < 500; ++position)
-    ASSERT_NE(draw({5.0f, 2.0f, 0.5f}, p, position, std::vector<int32_t>(static_cast<size_t>(position) + 1), biases).token, 0);
+    ASSERT_NE(
+        draw({5.0f, 2.0f, 0.5f}, p, position, std::vector<int32_t>(static_cast<size_t>(position) + 1), biases)
+            .token,
+        0);
   p.biases = 1;
   const std::vector<SlotBias> all = {{0, -kInf}};
   EXPECT_EQ(draw({5.0f}, p, 0, {0}, all).status, Sampled::kNumerical) << "no token is left";
@@ -320,7 +324,8 @@ TEST(CpuSample, TheLikeliestAreListedFromRawLogitsLowestIdFirstAmongEquals) {
     EXPECT_NEAR(drawn.top[i].logprob, std::log(probabilities[i]), 1e-6);
   }
   p.top_logprobs = 20;
-  EXPECT_EQ(draw(logits, p, 0, {0}, {{4, 100.0f}}).top.back().token, 4) << "all five where twenty are asked for";
+  EXPECT_EQ(draw(logits, p, 0, {0}, {{4, 100.0f}}).top.back().token, 4)
+      << "all five where twenty are asked for";
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ class CudaVerbs : public CudaTest, public testing::WithParamInterface<DType> {};
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaVerbs, testing::Values(DType::f32, DType::f16, DType::bf16),
                          [](const auto& dtype) { return std::string(dtype_name(dtype.param)); });
 
-TEST_P(CudaVerbs, EmbedCopiesRowsOfTheTableAndMarksTokensAsSeen) {
+TEST_P(CudaVerbs, EmbedCopiesRowsOfTheTableAndNotesTokensAtTheirPositions) {
   Case c;
   c.dtype = GetParam();
   for (int rows = 1; rows <= 4; ++rows) {
@@ -48,9 +48,9 @@ TEST_P(CudaVerbs, EmbedCopiesRowsOfTheTableAndMarksTokensAsSeen) {
     pair.run([&](Side& s) { s.ops->embed({rows, rows}); });
     const int64_t n = rows * c.hidden;
     pair.expect_close(x_of, 0, n);
-    const auto words = pair.cpu.buffers.seen;
-    EXPECT_EQ(pair.cpu.read(words.data, words.bytes()),
-              pair.cuda.read(pair.cuda.buffers.seen.data, words.bytes()));
+    const auto history = pair.cpu.buffers.history;
+    EXPECT_EQ(pair.cpu.read(history.data, history.bytes()),
+              pair.cuda.read(pair.cuda.buffers.history.data, history.bytes()));
     const auto x = pair.cuda.get(pair.cuda.buffers.x);
     for (size_t i = static_cast<size_t>(n); i < x.size(); ++i)
       ASSERT_TRUE(std::isnan(x[i])) << "row beyond the bucket";
@@ -248,7 +248,7 @@ std::vector<Sampled> sampled(Side& s) {
 
 // Runs `sample` on four logit rows, row l of slot l + 1, and expects the CPU's answers.
 std::vector<Sampled> check_sample(Pair& pair, const std::vector<SlotParams>& params) {
-  pair.set_rows({{1, 11, 1, 1}, {1, 500, 2, 1}, {1, 3, 3, 1}, {1, 0, 4, 1}});
+  pair.set_rows({{1, 11, 1, 1}, {1, 50, 2, 1}, {1, 3, 3, 1}, {1, 0, 4, 1}});
   pair.set_params(params);
   pair.run([](Side& s) { s.ops->sample({4, 4}); });
   const auto expected = sampled(pair.cpu), found = sampled(pair.cuda);
@@ -261,6 +261,14 @@ std::vector<Sampled> check_sample(Pair& pair, const std::vector<SlotParams>& par
   return found;
 }
 
+// Tokens that all slots hold, at every position.
+void set_history(Pair& pair, int64_t vocab) {
+  std::vector<int32_t> history;
+  for (uint32_t i = 0; i < pair.cpu.buffers.history.shape.elements(); ++i)
+    history.push_back(static_cast<int32_t>((i * 2654435761u >> 16) % static_cast<uint32_t>(vocab)));
+  for (Side* s : pair.sides()) s->write(s->buffers.history.data, history.data(), 4 * history.size());
+}
+
 SlotParams drawn(float temperature, int top_k, float top_p, float min_p, float penalty, uint32_t seed) {
   return {temperature, top_p, min_p, penalty, top_k, seed, seed * 77, 0};
 }
@@ -270,9 +278,7 @@ TEST_F(CudaTest, SampleDrawsTheTokensOfTheCpu) {
     Case c;
     c.vocab = vocab;
     Pair pair(c);
-    const auto words = pair.cpu.buffers.seen.shape.elements();
-    std::vector<uint32_t> seen(words, 0xAAAAAAAAu);
-    for (Side* s : pair.sides()) s->write(s->buffers.seen.data, seen.data(), 4 * words);
+    set_history(pair, vocab);
     pair.randomize(logits_of, 3);
     check_sample(pair, {{}, drawn(0, 0, 1, 0, 1.5f, 1), drawn(1, 0, 1, 0, 1, 2), drawn(0.5f, 0, 1, 0, 2, 3)});
     check_sample(pair, {drawn(1, 1, 1, 0, 1, 4), drawn(2, 5, 1, 0, 1, 5), drawn(3, 40, 1, 0, 1, 6),
@@ -285,6 +291,73 @@ TEST_F(CudaTest, SampleDrawsTheTokensOfTheCpu) {
       check_sample(pair, {drawn(4, 30, 0.9f, 0, 1, seed), drawn(4, 0, 0.7f, 0.05f, 1.1f, seed),
                           drawn(9, 0, 1, 0, 1, seed), drawn(2, 3, 1, 0, 1, seed)});
   }
+}
+
+TEST_F(CudaTest, SamplePenalizesBiasesHoldsBackAndListsAsTheCpu) {
+  for (int64_t vocab : {13, 90, 2999}) {
+    Case c;
+    c.vocab = vocab;
+    Pair pair(c);
+    set_history(pair, vocab);
+    const auto v = static_cast<int32_t>(vocab);
+    std::vector<SlotBias> biases;
+    for (int32_t slot = 0; slot < 5; ++slot)
+      for (int32_t i = 0; i < kMaxSlotBiases; ++i)
+        biases.push_back({(i * 7 + slot) % v, i % 3 == 0 ? -kInf : 0.25f * static_cast<float>(i % 9)});
+    for (Side* s : pair.sides())
+      s->write(s->buffers.biases.data, biases.data(), biases.size() * sizeof(SlotBias));
+    pair.randomize(logits_of, 3);
+    for (float temperature : {0.0f, 2.0f}) {
+      std::vector<SlotParams> params(4, drawn(temperature, 0, 1, 0, 1, 21));
+      params[0].frequency_penalty = 0.7f;
+      params[0].prompt_length = 4;
+      params[1].presence_penalty = 1.5f;
+      params[1].frequency_penalty = -0.2f;
+      params[1].repetition_penalty = 1.2f;
+      params[1].prompt_length = 20;
+      params[2].biases = 3;
+      params[2].held_back = 4;
+      params[2].min_length = 5;  // of a row at position 3: the last that holds back
+      params[3].biases = 9;
+      params[3].held_back = 2;
+      params[3].min_length = 1;
+      params[3].presence_penalty = 0.5f;
+      for (size_t i = 0; i < 4; ++i) params[i].top_logprobs = static_cast<int32_t>(i * i * 2 + 1);
+      check_sample(pair, params);
+      const auto top = [](Side& s) {
+        const auto bytes = s.read(s.buffers.top.data, s.buffers.top.bytes());
+        std::vector<TopToken> all(bytes.size() / sizeof(TopToken));
+        std::memcpy(all.data(), bytes.data(), bytes.size());
+        return all;
+      };
+      const auto expected = top(pair.cpu), found = top(pair.cuda);
+      for (size_t l = 0; l < 4; ++l)
+        for (size_t i = 0;
+             i < std::min(static_cast<size_t>(params[l].top_logprobs), static_cast<size_t>(vocab)); ++i) {
+          const size_t at = l * kMaxTopTokens + i;
+          EXPECT_EQ(found[at].token, expected[at].token) << "row " << l << " entry " << i;
+          EXPECT_NEAR(found[at].logprob, expected[at].logprob, 3000 * 0x1p-24)
+              << "row " << l << " entry " << i;
+        }
+    }
+  }
+}
+
+TEST_F(CudaTest, SampleReportsARowWhoseBiasesLeaveNoToken) {
+  Case c;
+  c.vocab = 8;
+  Pair pair(c);
+  pair.randomize(logits_of, 1);
+  std::vector<SlotBias> biases;
+  for (int32_t i = 0; i < 5 * kMaxSlotBiases; ++i) biases.push_back({i % 8, -kInf});
+  for (Side* s : pair.sides())
+    s->write(s->buffers.biases.data, biases.data(), biases.size() * sizeof(SlotBias));
+  std::vector<SlotParams> params(4);
+  params[1].biases = 8;
+  params[2].biases = 7;
+  const auto found = check_sample(pair, params);
+  EXPECT_EQ(found[1].status, Sampled::kNumerical);
+  EXPECT_EQ(found[2].token, 7);
 }
 
 TEST_F(CudaTest, SampleTakesTheLowestOfEqualTokensAndKeepsTies) {
@@ -325,7 +398,7 @@ TEST_F(CudaTest, SampleAddsProbabilitiesWithoutLosingACarry) {
     logits[i] = v == 0 ? 0.0f : v <= 2000 ? -0.1f : -5.8f;
   }
   pair.set(logits_of, logits);
-  pair.set_rows({{1, 11, 1, 1}, {1, 500, 2, 1}, {1, 3, 3, 1}, {1, 0, 4, 1}});
+  pair.set_rows({{1, 11, 1, 1}, {1, 50, 2, 1}, {1, 3, 3, 1}, {1, 0, 4, 1}});
   uint32_t seed = 0;  // of a draw that, with all tokens to choose from, falls on one of the others
   for (int32_t token = 0; token <= 2000 && seed < 20000; token = sampled(pair.cpu)[0].token) {
     pair.set_params({drawn(1, 0, 1, 0, 1, ++seed)});

@@ -35,9 +35,26 @@ TEST(MemoryPlan, HasEveryBufferOfTheStep) {
   const MemoryPlan plan = plan_memory(config.path(), test::tiny_options(DeviceKind::Cuda));
   std::set<std::string> names;
   for (const auto& buffer : plan.arenas.back().buffers) names.insert(buffer.name);
-  for (const char* name : {"inputs.rows", "inputs.logit_rows", "inputs.page_tables", "inputs.slots",
-                           "inputs.biases", "inputs.history", "residual", "norm", "qkv", "q", "attention", "gate_up",
-                           "activation", "split_k.o", "split_k.ml", "logits", "sampled", "top_tokens", "token_words", "workspace"})
+  for (const char* name : {"inputs.rows",
+                           "inputs.logit_rows",
+                           "inputs.page_tables",
+                           "inputs.slots",
+                           "inputs.biases",
+                           "inputs.history",
+                           "residual",
+                           "norm",
+                           "qkv",
+                           "q",
+                           "attention",
+                           "gate_up",
+                           "activation",
+                           "split_k.o",
+                           "split_k.ml",
+                           "logits",
+                           "sampled",
+                           "top_tokens",
+                           "token_words",
+                           "workspace"})
     EXPECT_TRUE(names.count(name)) << name;
 }
 
