@@ -73,6 +73,17 @@ struct Sampled {
 };
 static_assert(sizeof(Sampled) == 16);
 
+// What is known of a part of a row's logits after one pass over it: all that a greedy draw needs.
+struct LogitScan {
+  float max = 0;
+  float sum = 0;       // of exp(logit - max)
+  uint64_t best = 0;   // the likeliest token, in an order of the backend's own
+  int32_t broken = 0;  // a NaN or +inf is among them
+  int32_t reserved = 0;
+};
+static_assert(sizeof(LogitScan) == 24);
+constexpr int kScanParts = 128;
+
 // All that the sizes of a step depend on. Checked by whoever makes it (runner/plan.cc); nothing here
 // allocates.
 struct StepDims {
@@ -136,6 +147,7 @@ struct StepBuffers {
   View sampled;     // u8 [L, 16], struct Sampled
   View top;         // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid
   View token_words;  // u32 [L, V]: what the penalties and biases of a row have to know of each token
+  View scans;        // u8 [L, kScanParts, 24], struct LogitScan
   View workspace;    // u8 [workspace_bytes]
 };
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);

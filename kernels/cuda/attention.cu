@@ -7,7 +7,7 @@
 namespace rondo::cuda {
 namespace {
 
-constexpr int kWarps = 4;
+constexpr int kWarps = 8;
 constexpr int kMaxHeadDim = 256;
 constexpr int kMinChunk = 64;  // positions below which a split is not worth its merge
 constexpr int kMaxSplits = 64;
@@ -15,9 +15,9 @@ constexpr int kMaxSplits = 64;
 // Which positions a row attends to, and how they are cut: `chunk` each, the last split's fewer. Both kernels
 // compute it from the row, so that the grid can stay what the bucket and the capacity made it.
 struct Span {
-  int64_t begin;
-  int64_t end;
-  int64_t chunk;
+  int begin;
+  int end;
+  int chunk;
   int splits;  // that have a position; 0: nobody asks for this row
 };
 
@@ -26,11 +26,24 @@ __device__ __forceinline__ Span span_of(const AttentionArgs& a, int64_t r) {
   // Padding is of the scrap slot. A row that belongs to a tile which started before it is attended for by
   // blocks of its own.
   if (row.run == 0 && row.slot == 0) return {0, 0, 0, 0};
-  const int64_t end = row.position + int64_t{1};
-  const int64_t begin = a.sliding_window > 0 && end > a.sliding_window ? end - a.sliding_window : 0;
-  int64_t chunk = (end - begin + a.splits - 1) / a.splits;
+  const int end = row.position + 1;
+  const int begin =
+      a.sliding_window > 0 && end > a.sliding_window ? end - static_cast<int>(a.sliding_window) : 0;
+  int chunk = (end - begin + a.splits - 1) / a.splits;
   if (chunk < kMinChunk) chunk = kMinChunk;
-  return {begin, end, chunk, static_cast<int>((end - begin + chunk - 1) / chunk)};
+  return {begin, end, chunk, (end - begin + chunk - 1) / chunk};
+}
+
+// The first position of row r's sequence that this step writes: the pages hold all before it.
+__device__ __forceinline__ int first_position_of_step(const AttentionArgs& a, int64_t r) {
+  if (!a.look_ahead) return 0;
+  const Row row = a.rows[r];
+  int first = row.position;
+  for (int other = 0; other < a.rows_in_step; ++other) {
+    const Row o = a.rows[other];
+    if (o.slot == row.slot && o.position < first) first = o.position;
+  }
+  return first;
 }
 
 // The state of an online softmax over some positions: the largest score, the sum of 2^(score - m), and the
@@ -54,32 +67,16 @@ __device__ __forceinline__ void merge_with_lane(Softmax& s, int offset) {
   for (int d = 0; d < 8; ++d) s.o[d] = s.o[d] * mine + __shfl_xor_sync(kFullWarp, s.o[d], offset) * theirs;
 }
 
-// The kernels.
-//
-// o = softmax(q k^T / sqrt(head_dim)) v, split over positions (Milakov and Gimelshein, "Online normalizer
-// calculation for softmax"; Dao et al., "Flash-Decoding for long-context inference"). q, o [R, Q]; K and V
-// pages [pages, kv_heads, page_size, head_dim]; a position's page is page_tables[slot][position / page_size].
-//
-// First kernel. Grid [kv_heads x head groups, S, R], block 128. A block takes G query heads of one K/V head
-// over one chunk of positions, so that K and V are read once for all G. `lanes` (a power of two, at least
-// head_dim / 8) neighbouring lanes take one position, 8 dimensions each; a warp takes 32 / lanes positions at
-// a time, and kUnroll such steps are in flight. The partial results are merged over lanes, then over warps in
-// shared memory. A row that needs one split only gets its o here; otherwise partial_o [R, S, heads, head_dim]
-// and partial_ml [R, S, heads, 2] (maximum, sum) are written.
+// One item of the first kernel, below. `waited`: whether the kernel before is known to have ended.
 template <class T, int G>
-__global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
-    attention_kernel(const AttentionArgs a, const int lanes) {
-  constexpr int kUnroll = sizeof(T) == 2 ? 4 : 2;
-  RONDO_SHARED(warp_o, float[kWarps][G][kMaxHeadDim]);
-  RONDO_SHARED(warp_ml, float[kWarps][G][2]);
-  const int64_t r = blockIdx.z, D = a.head_dim;
-  const int split = static_cast<int>(blockIdx.y);
-  const Span span = span_of(a, r);
-  if (split >= span.splits) return;  // the whole block
-
+__device__ __forceinline__ void attend_item(const AttentionArgs& a, const int lanes, const int64_t r,
+                                            const int split, const int head_group, const Span& span,
+                                            float* warp_ml, float* warp_o, bool& waited) {
+  constexpr int kUnroll = 8 / static_cast<int>(sizeof(T)) / (G < 4 ? 1 : 2);
+  const int64_t D = a.head_dim;
   const int group = a.heads / a.kv_heads, blocks_per_kv_head = (group + G - 1) / G;
-  const int kv_head = static_cast<int>(blockIdx.x) / blocks_per_kv_head;
-  const int first_in_group = static_cast<int>(blockIdx.x) % blocks_per_kv_head * G;
+  const int kv_head = head_group / blocks_per_kv_head;
+  const int first_in_group = head_group % blocks_per_kv_head * G;
   const int first_head = kv_head * group + first_in_group;
   const int live_heads = group - first_in_group < G ? group - first_in_group : G;
 
@@ -87,39 +84,49 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
   const int per_warp = 32 / lanes, sub = lane / lanes, dim = lane % lanes * 8;
   const bool active = dim < D;
 
-  const float scale = 1.44269504f / sqrtf(static_cast<float>(D));  // log2(e): scores are in units of log 2
-  float q[G][8];
-  Softmax state[G];
-#pragma unroll
-  for (int g = 0; g < G; ++g) {
-    state[g].m = -INFINITY;
-    state[g].l = 0;
-#pragma unroll
-    for (int d = 0; d < 8; ++d) q[g][d] = state[g].o[d] = 0;
-    if (active && g < live_heads)
-      load8(static_cast<const T*>(a.q) + (r * a.heads + first_head + g) * D + dim, q[g]);
-#pragma unroll
-    for (int d = 0; d < 8; ++d) q[g][d] *= scale;
-  }
-
   const int32_t* table = a.map.page_tables + a.rows[r].slot * a.map.pages_per_slot;
-  const int64_t begin = span.begin + split * span.chunk;
-  const int64_t end = begin + span.chunk < span.end ? begin + span.chunk : span.end;
-  const int64_t in_page = (int64_t{1} << a.map.page_shift) - 1;
-
-  for (int64_t base = begin + warp * per_warp * kUnroll; base < end; base += kWarps * per_warp * kUnroll) {
-    Raw8<T> k[kUnroll], v[kUnroll];
+  const int begin = span.begin + split * span.chunk;
+  const int end = begin + span.chunk < span.end ? begin + span.chunk : span.end;
+  const int in_page = (1 << a.map.page_shift) - 1;
+  Raw8<T> k[kUnroll], v[kUnroll];
+  const auto load = [&](int base, int from, int to) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t p = base + u * per_warp + sub;
-      k[u] = v[u] = zero_raw8<T>();
-      if (active && p < end) {
+      const int p = base + u * per_warp + sub;
+      if (active && p >= from && p < to) {
         const int64_t page = table[p >> a.map.page_shift];
         const int64_t at = (((page * a.kv_heads + kv_head) << a.map.page_shift) + (p & in_page)) * D + dim;
         k[u] = load_raw8(static_cast<const T*>(a.k_pages) + at);
         v[u] = load_raw8(static_cast<const T*>(a.v_pages) + at);
       }
     }
+  };
+
+  // What earlier steps wrote need not wait for the kernel before; what this step wrote must.
+  int base = begin + warp * per_warp * kUnroll;
+  const int old = first_position_of_step(a, r);
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) k[u] = v[u] = zero_raw8<T>();
+  load(base, base, end < old ? end : old);
+  if (!waited) wait_for_previous();
+  waited = true;
+  load(base, old, end);
+
+  const float scale = 1.44269504f / sqrtf(static_cast<float>(D));  // log2(e): scores are in units of log 2
+  Raw8<T> q[G];  // as it lies in memory: half the registers of fp32
+  Softmax state[G];
+#pragma unroll
+  for (int g = 0; g < G; ++g) {
+    state[g].m = -INFINITY;
+    state[g].l = 0;
+#pragma unroll
+    for (int d = 0; d < 8; ++d) state[g].o[d] = 0;
+    q[g] = zero_raw8<T>();
+    if (active && g < live_heads)
+      q[g] = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + first_head + g) * D + dim);
+  }
+
+  while (base < end) {
     float score[kUnroll][G];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -127,9 +134,10 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
       widen8<T>(k[u], key);
 #pragma unroll
       for (int g = 0; g < G; ++g) {
-        float s = 0;
+        float query[8], s = 0;
+        widen8<T>(q[g], query);
 #pragma unroll
-        for (int d = 0; d < 8; ++d) s += q[g][d] * key[d];
+        for (int d = 0; d < 8; ++d) s += query[d] * key[d];
         score[u][g] = s;
       }
     }
@@ -144,7 +152,7 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
       float top = state[g].m;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        if (base + u * per_warp + sub >= end) score[u][g] = -INFINITY;
+        score[u][g] = base + u * per_warp + sub < end ? score[u][g] * scale : -INFINITY;
         top = fmaxf(top, score[u][g]);
       }
       const float at = reference(top), keep = exp2f(state[g].m - at);
@@ -167,6 +175,8 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
 #pragma unroll
         for (int d = 0; d < 8; ++d) state[g].o[d] += score[u][g] * value[d];
     }
+    base += kWarps * per_warp * kUnroll;
+    load(base, base, end);
   }
 
   for (int offset = lanes; offset < 32; offset *= 2)
@@ -176,24 +186,24 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
 #pragma unroll
   for (int g = 0; g < G; ++g) {
     if (lane == 0) {
-      warp_ml[warp][g][0] = state[g].m;
-      warp_ml[warp][g][1] = state[g].l;
+      warp_ml[(warp * G + g) * 2] = state[g].m;
+      warp_ml[(warp * G + g) * 2 + 1] = state[g].l;
     }
-    if (sub == 0 && active) store8(&warp_o[warp][g][dim], state[g].o);
+    if (sub == 0 && active) store8(&warp_o[(warp * G + g) * D + dim], state[g].o);
   }
   __syncthreads();
 
-  const int64_t partial = (r * a.splits + split) * a.heads + first_head;
+  const int64_t partial = (r * a.capacity + split) * a.heads + first_head;
   for (int i = static_cast<int>(threadIdx.x); i < live_heads * a.head_dim; i += 32 * kWarps) {
     const int g = i / a.head_dim, d = i % a.head_dim;
     float m = -INFINITY, l = 0, o = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) m = fmaxf(m, warp_ml[w][g][0]);
+    for (int w = 0; w < kWarps; ++w) m = fmaxf(m, warp_ml[(w * G + g) * 2]);
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const float weight = exp2f(warp_ml[w][g][0] - reference(m));
-      l += weight * warp_ml[w][g][1];
-      o += weight * warp_o[w][g][d];
+      const float weight = exp2f(warp_ml[(w * G + g) * 2] - reference(m));
+      l += weight * warp_ml[(w * G + g) * 2 + 1];
+      o += weight * warp_o[(w * G + g) * D + d];
     }
     if (span.splits == 1) {
       static_cast<T*>(a.o)[(r * a.heads + first_head + g) * D + d] = static_cast<T>(o / l);
@@ -205,86 +215,131 @@ __global__ void __launch_bounds__(32 * kWarps, G == 4 ? 3 : 4)
       }
     }
   }
+  __syncthreads();  // before the next item's results
+}
+
+// The kernels.
+//
+// o = softmax(q k^T / sqrt(head_dim)) v, split over positions (Milakov and Gimelshein, "Online normalizer
+// calculation for softmax"; Dao et al., "Flash-Decoding for long-context inference"). q, o [R, Q]; K and V
+// pages [pages, kv_heads, page_size, head_dim]; a position's page is page_tables[slot][position / page_size].
+//
+// First kernel. A block per multiprocessor, of 256 threads, takes items (row, split, head group) in turn. An
+// item is G query heads of one K/V head over one chunk of positions, so that K and V are read once for all G.
+// `lanes` (a power of two, at least head_dim / 8) neighbouring lanes take one position, 8 dimensions each; a
+// warp takes 32 / lanes positions at a time, and kUnroll such steps are in flight. The partial results are
+// merged over lanes, then over warps in shared memory. A row that needs one split only gets its o here;
+// otherwise partial_o [R, S, heads, head_dim] and partial_ml [R, S, heads, 2] (maximum, sum) are written.
+template <class T, int G>
+__global__ void __launch_bounds__(32 * kWarps, 2) attention_kernel(const AttentionArgs a, const int lanes) {
+  RONDO_DYN_SHARED(float, warp_ml);                // [kWarps, G, 2]
+  float* const warp_o = warp_ml + kWarps * G * 2;  // [kWarps, G, head_dim]
+  let_next_start();
+  const int group = a.heads / a.kv_heads, blocks_per_kv_head = (group + G - 1) / G;
+  const int per_split = a.kv_heads * blocks_per_kv_head, items = a.rows_in_step * a.splits * per_split;
+  bool waited = false;
+  for (int item = static_cast<int>(blockIdx.x); item < items; item += static_cast<int>(gridDim.x)) {
+    const int r = item / per_split / a.splits, split = item / per_split % a.splits;
+    const Span span = span_of(a, r);
+    if (split >= span.splits) continue;
+    attend_item<T, G>(a, lanes, r, split, item % per_split, span, warp_ml, warp_o, waited);
+  }
+  if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is
 }
 
 // Second kernel: o[r][h] = sum_s w_s o_s / sum_s w_s l_s, w_s = 2^(m_s - max m), over the splits that had a
-// position. Grid [ceil(heads / 4), R], block 128: a warp per head, 4 neighbouring dimensions a lane and turn.
-// Lane s computes w_s and w_(s + 32).
+// position. A block per multiprocessor, of 256 threads, takes heads of rows in turn. Warp w adds up splits w,
+// w + 8, ..., 4 neighbouring dimensions a lane and turn, so that all loads are in flight at once; the warps'
+// sums are added in their order. Lane s computes w_s and w_(s + 32).
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const AttentionArgs a) {
-  const int head = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t r = blockIdx.y, D = a.head_dim;
-  const int splits = span_of(a, r).splits;
-  if (head >= a.heads || splits <= 1) return;  // whole warps
+  RONDO_SHARED(sums, float[kWarps][kMaxHeadDim]);
+  let_next_start();
+  wait_for_previous();
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t D = a.head_dim;
+  for (int task = static_cast<int>(blockIdx.x); task < a.rows_in_step * a.heads;
+       task += static_cast<int>(gridDim.x)) {
+    const int64_t r = task / a.heads;
+    const int head = task % a.heads;
+    const int splits = span_of(a, r).splits;
+    if (splits <= 1) continue;
 
-  const int64_t first = r * a.splits * a.heads + head;  // split s lies s * heads behind it
-  float m[2], w[2];
+    const int64_t first = r * a.capacity * a.heads + head;  // split s lies s * heads behind it
+    float m[2], l[2], w[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int s = lane + 32 * i;
-    m[i] = s < splits ? a.partial_ml[(first + static_cast<int64_t>(s) * a.heads) * 2] : -INFINITY;
-  }
-  const float top = warp_reduce(fmaxf(m[0], m[1]), [](float x, float y) { return fmaxf(x, y); });
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int s = lane + 32 * i;
-    w[i] = exp2f(m[i] - reference(top));
-    if (s < splits) sum += w[i] * a.partial_ml[(first + static_cast<int64_t>(s) * a.heads) * 2 + 1];
-  }
-  sum = warp_reduce(sum, Add());
-
-  for (int64_t base = 0; base < D; base += 128) {  // all lanes go round together: they exchange weights
-    const int64_t d = base + lane * 4;
-    float o[4] = {0, 0, 0, 0};
-    for (int s = 0; s < splits; ++s) {
-      const float weight = __shfl_sync(kFullWarp, s < 32 ? w[0] : w[1], s % 32);
-      if (d < D) {
-        float v[4];
-        load4(a.partial_o + (first + static_cast<int64_t>(s) * a.heads) * D + d, v);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) o[j] += weight * v[j];
-      }
+    for (int i = 0; i < 2; ++i) {
+      const int64_t s = lane + 32 * i, at = (first + s * a.heads) * 2;
+      m[i] = s < splits ? a.partial_ml[at] : -INFINITY;
+      l[i] = s < splits ? a.partial_ml[at + 1] : 0.0f;
     }
+    const float top = warp_reduce(fmaxf(m[0], m[1]), [](float x, float y) { return fmaxf(x, y); });
 #pragma unroll
-    for (int j = 0; j < 4; ++j) o[j] /= sum;
-    if (d < D) store4(static_cast<T*>(a.o) + (r * a.heads + head) * D + d, o);
+    for (int i = 0; i < 2; ++i) w[i] = exp2f(m[i] - reference(top));
+    const float sum = warp_reduce(w[0] * l[0] + w[1] * l[1], Add());
+
+    for (int64_t base = 0; base < D; base += 128) {  // all lanes go round together: they exchange weights
+      const int64_t d = base + lane * 4;
+      float o[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int i = 0; i < kMaxSplits / kWarps; ++i) {
+        const int s = warp + i * kWarps;
+        if (s >= splits) break;
+        const float weight = __shfl_sync(kFullWarp, s < 32 ? w[0] : w[1], s % 32);
+        if (d < D) {
+          float v[4];
+          load4(a.partial_o + (first + static_cast<int64_t>(s) * a.heads) * D + d, v);
+#pragma unroll
+          for (int j = 0; j < 4; ++j) o[j] += weight * v[j];
+        }
+      }
+      if (d < D) store4(&sums[warp][d], o);
+    }
+    __syncthreads();
+    for (int d = static_cast<int>(threadIdx.x); d < a.head_dim; d += 32 * kWarps) {
+      float o = 0;
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) o += sums[i][d];
+      static_cast<T*>(a.o)[(r * a.heads + head) * D + d] = static_cast<T>(o / sum);
+    }
+    __syncthreads();  // before the next task's sums
   }
 }
 
 template <class T, int G>
-void enqueue_partial(const AttentionArgs& args, int rows, int lanes, cudaStream_t stream) {
-  const int group = args.heads / args.kv_heads;
-  const dim3 grid(static_cast<unsigned>(args.kv_heads * ((group + G - 1) / G)),
-                  static_cast<unsigned>(args.splits), static_cast<unsigned>(rows));
-  launch(attention_kernel<T, G>, grid, dim3(32 * kWarps), 0, stream, args, lanes);
+void enqueue_partial(const AttentionArgs& args, int lanes, const Queue& queue) {
+  const auto bytes = static_cast<size_t>(kWarps * G * (args.head_dim + 2)) * sizeof(float);
+  launch_spread(queue, attention_kernel<T, G>, dim3(32 * kWarps), bytes, args, lanes);
 }
 
 }  // namespace
 
 // The launcher.
 
-void enqueue_attention(DType dtype, const AttentionArgs& args, int rows, cudaStream_t stream) {
-  if (args.head_dim % 8 || args.head_dim > kMaxHeadDim || args.splits > kMaxSplits)
-    throw Error(ErrorKind::InvalidArgument,
-                "attention: expected a head_dim that is a multiple of 8 up to 256 and at most 64 splits, "
-                "found head_dim " +
-                    std::to_string(args.head_dim) + " and " + std::to_string(args.splits) + " splits");
+void enqueue_attention(DType dtype, const AttentionArgs& asked, const Queue& queue) {
+  AttentionArgs args = asked;
+  if (args.head_dim % 8 || args.head_dim > kMaxHeadDim || args.capacity > kMaxSplits)
+    throw Error(
+        ErrorKind::InvalidArgument,
+        "attention: expected a head_dim that is a multiple of 8 up to 256 and at most 64 splits, found "
+        "head_dim " +
+            std::to_string(args.head_dim) + " and " + std::to_string(args.capacity) + " splits");
   int lanes = 1;
   while (lanes * 8 < args.head_dim) lanes *= 2;
-  const int group = args.heads / args.kv_heads;
+  const int group = args.heads / args.kv_heads, G = group >= 3 ? 4 : group;
+  // One item for each block where there are few; where there are many, smaller ones, so that the last are not
+  // waited for.
+  const int units = args.rows_in_step * args.kv_heads * ((group + G - 1) / G), blocks = queue.multiprocessors;
+  const int wanted = units <= blocks ? blocks / units : 4 * blocks / units;
+  args.splits = wanted < 1 ? 1 : wanted < args.capacity ? wanted : args.capacity;
   dispatch(dtype, "attention", [&]<class T>(T*) {
     if (group == 1)
-      enqueue_partial<T, 1>(args, rows, lanes, stream);
+      enqueue_partial<T, 1>(args, lanes, queue);
     else if (group == 2)
-      enqueue_partial<T, 2>(args, rows, lanes, stream);
+      enqueue_partial<T, 2>(args, lanes, queue);
     else
-      enqueue_partial<T, 4>(args, rows, lanes, stream);
-    if (args.splits > 1) {
-      const dim3 grid(static_cast<unsigned>((args.heads + kWarps - 1) / kWarps), static_cast<unsigned>(rows));
-      launch(merge_kernel<T>, grid, dim3(32 * kWarps), 0, stream, args);
-    }
+      enqueue_partial<T, 4>(args, lanes, queue);
+    if (args.splits > 1) launch_spread(queue, merge_kernel<T>, dim3(32 * kWarps), 0, args);
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "buffers/cuda_check.h"
 #include "buffers/error.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/launchers.h"
@@ -61,18 +62,33 @@ void check_model(const StepDims& d, const Model& m) {
   }
 }
 
+// Up to how many rows the streaming kernels are taken, and up to how many they normalise their input
+// themselves.
+constexpr int kFewRows = 4;
+constexpr int kNormedRows = 4;
+
 class CudaOps : public Ops {
  public:
-  CudaOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, cudaStream_t stream)
+  CudaOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, cudaStream_t stream,
+          CudaForms forms)
       : dims_(dims),
         buffers_(buffers),
         model_(model),
-        stream_(stream),
+        queue_{stream, cuda::Order::after, 0},
+        forms_(forms),
         dtype_(dims.weight_dtype),
         gemm_((check_model(dims, model), buffers.workspace), stream) {
     map_.page_tables = buffers_.page_tables.as<const int32_t>();
     map_.pages_per_slot = dims_.pages_per_slot();
     while ((1 << map_.page_shift) < dims_.page_size) ++map_.page_shift;
+    int device = 0, major = 0;
+    cuda::check(cudaGetDevice(&device), "cudaGetDevice");
+    const auto attribute = [&](cudaDeviceAttr name, int& value) {
+      cuda::check(cudaDeviceGetAttribute(&value, name, device), "cudaDeviceGetAttribute");
+    };
+    attribute(cudaDevAttrMultiProcessorCount, queue_.multiprocessors);
+    attribute(cudaDevAttrComputeCapabilityMajor, major);
+    if (forms_.early && major >= 9) queue_.order = cuda::Order::early;
   }
 
   void embed(Bucket bucket) override {
@@ -83,12 +99,12 @@ class CudaOps : public Ops {
     a.history = buffers_.history.as<int32_t>();
     a.hidden_size = dims_.hidden_size;
     a.max_context = dims_.max_context;
-    cuda::enqueue_embed(dtype_, a, bucket.rows, stream_);
+    a.rows_in_step = bucket.rows;
+    // The step's first kernel: what copies and the step before did is done when it starts.
+    cuda::enqueue_embed(dtype_, a, {queue_.stream, cuda::Order::after, queue_.multiprocessors});
   }
 
   void qkv(Bucket bucket, const Layer& layer) override {
-    norm(layer.attention_norm, bucket.rows, nullptr);
-    gemm_.multiply(buffers_.norm, layer.qkv.weight, buffers_.qkv, bucket.rows, false);
     cuda::RopeAppendArgs a{};
     a.rows = buffers_.rows.as<const Row>();
     a.slots = buffers_.slots.as<const SlotParams>();
@@ -112,8 +128,17 @@ class CudaOps : public Ops {
     a.heads = static_cast<int>(dims_.heads);
     a.kv_heads = static_cast<int>(dims_.kv_heads);
     a.head_dim = static_cast<int>(dims_.head_dim);
+    a.rows_in_step = bucket.rows;
     a.eps = model_.rms_norm_eps;
-    cuda::enqueue_rope_append(dtype_, a, bucket.rows, stream_);
+    const NormedInput x{layer.attention_norm, nullptr};
+    if (!layer.q_norm) {
+      if (stream(bucket.rows, x, layer.qkv, nullptr, cuda::StreamOutput::rope_append, &a)) return;
+    } else if (stream(bucket.rows, x, {layer.qkv.weight, {}}, buffers_.qkv.data, cuda::StreamOutput::store)) {
+      return cuda::enqueue_rope_append(dtype_, a, queue_);
+    }
+    norm(x, bucket.rows);
+    gemm_.multiply(buffers_.norm, layer.qkv.weight, buffers_.qkv, bucket.rows, false);
+    cuda::enqueue_rope_append(dtype_, a, queue_);
   }
 
   void attend(Bucket bucket, const Layer& layer) override {
@@ -130,28 +155,36 @@ class CudaOps : public Ops {
     a.heads = static_cast<int>(dims_.heads);
     a.kv_heads = static_cast<int>(dims_.kv_heads);
     a.head_dim = static_cast<int>(dims_.head_dim);
-    a.splits = attention_splits(dims_, bucket.rows);
-    cuda::enqueue_attention(dtype_, a, bucket.rows, stream_);
+    a.capacity = attention_splits(dims_, bucket.rows);
+    a.rows_in_step = bucket.rows;
+    a.look_ahead = bucket.rows <= kFewRows;
+    cuda::enqueue_attention(dtype_, a, queue_);
   }
 
   void add_project(Bucket bucket, const View& in, const Linear& linear) override {
+    if (stream(bucket.rows, in.data, linear, buffers_.x.data, cuda::StreamOutput::add_f32)) return;
     gemm_.multiply(in, linear.weight, buffers_.x, bucket.rows, true);
     if (linear.bias) add_bias(buffers_.x, linear.bias, bucket.rows);
   }
 
   void gate_up(Bucket bucket, const Layer& layer) override {
-    norm(layer.mlp_norm, bucket.rows, nullptr);
+    const NormedInput x{layer.mlp_norm, nullptr};
+    if (stream(bucket.rows, x, layer.gate_up, buffers_.h.data, cuda::StreamOutput::silu_mul)) return;
+    norm(x, bucket.rows);
     gemm_.multiply(buffers_.norm, layer.gate_up.weight, buffers_.gate_up, bucket.rows, false);
     cuda::SiluMulArgs a{};
     a.gate_up = buffers_.gate_up.data;
     a.bias = layer.gate_up.bias.data;
     a.h = buffers_.h.data;
     a.intermediate_size = dims_.intermediate_size;
-    cuda::enqueue_silu_mul(dtype_, a, bucket.rows, stream_);
+    cuda::enqueue_silu_mul(dtype_, a, bucket.rows, queue_);
   }
 
   void logits(Bucket bucket) override {
-    norm(model_.final_norm, bucket.logit_rows, buffers_.logit_rows.as<const int32_t>());
+    const NormedInput x{model_.final_norm, buffers_.logit_rows.as<const int32_t>()};
+    if (stream(bucket.logit_rows, x, model_.lm_head, buffers_.logits.data, cuda::StreamOutput::store_f32))
+      return;
+    norm(x, bucket.logit_rows);
     gemm_.multiply(buffers_.norm, model_.lm_head.weight, buffers_.logits, bucket.logit_rows, false);
     if (model_.lm_head.bias) add_bias(buffers_.logits, model_.lm_head.bias, bucket.logit_rows);
   }
@@ -165,33 +198,91 @@ class CudaOps : public Ops {
     a.biases = buffers_.biases.as<const SlotBias>();
     a.token_words = buffers_.token_words.as<uint32_t>();
     a.logits = buffers_.logits.as<const float>();
+    a.scans = buffers_.scans.as<LogitScan>();
     a.sampled = buffers_.sampled.as<Sampled>();
     a.top = buffers_.top.as<TopToken>();
     a.vocab_size = dims_.vocab_size;
     a.max_context = dims_.max_context;
-    cuda::enqueue_sample(a, bucket.logit_rows, stream_);
+    a.rows_in_list = bucket.logit_rows;
+    cuda::enqueue_sample(a, queue_);
   }
 
  private:
-  void norm(const View& weight, int rows, const int32_t* gather) {
+  // The residual stream, or those of its rows that `gather` names, normalised.
+  struct NormedInput {
+    View weight;
+    const int32_t* gather;
+  };
+
+  void norm(const NormedInput& x, int rows) {
     cuda::RmsNormArgs a{};
     a.x = buffers_.x.as<const float>();
-    a.gather = gather;
-    a.weight = weight.data;
+    a.gather = x.gather;
+    a.weight = x.weight.data;
     a.out = buffers_.norm.data;
     a.hidden_size = dims_.hidden_size;
+    a.rows = rows;
     a.eps = model_.rms_norm_eps;
-    cuda::enqueue_rmsnorm(dtype_, a, rows, stream_);
+    cuda::enqueue_rmsnorm(dtype_, a, queue_);
+  }
+
+  // Enqueues out = f(in W^T + bias) as one streaming kernel, or returns false where that form does not serve.
+  bool stream(int rows, const void* in, const Linear& linear, void* out, cuda::StreamOutput output,
+              const cuda::RopeAppendArgs* rope = nullptr) {
+    cuda::StreamGemmArgs a = stream_args(rows, linear, out, output, rope);
+    a.in = in;
+    a.input = cuda::StreamInput::plain;
+    if (!streams(a)) return false;
+    cuda::enqueue_stream_gemm(dtype_, a, queue_);
+    return true;
+  }
+  bool stream(int rows, const NormedInput& x, const Linear& linear, void* out, cuda::StreamOutput output,
+              const cuda::RopeAppendArgs* rope = nullptr) {
+    cuda::StreamGemmArgs a = stream_args(rows, linear, out, output, rope);
+    a.in = buffers_.x.data;
+    a.gather = x.gather;
+    a.norm_weight = x.weight.data;
+    a.eps = model_.rms_norm_eps;
+    a.input = cuda::StreamInput::norm;
+    // The kernel multiplies x by the norm's weight before it knows how large x is: too far for f16's range.
+    if (dtype_ == DType::bf16 && rows <= kNormedRows && streams(a)) {
+      cuda::enqueue_stream_gemm(dtype_, a, queue_);
+      return true;
+    }
+    a.in = buffers_.norm.data;
+    a.input = cuda::StreamInput::plain;
+    if (!streams(a)) return false;
+    norm(x, rows);
+    cuda::enqueue_stream_gemm(dtype_, a, queue_);
+    return true;
+  }
+  cuda::StreamGemmArgs stream_args(int rows, const Linear& linear, void* out, cuda::StreamOutput output,
+                                   const cuda::RopeAppendArgs* rope) const {
+    cuda::StreamGemmArgs a{};
+    a.weight = linear.weight.data;
+    a.bias = linear.bias.data;
+    a.out = out;
+    a.N = static_cast<int>(linear.weight.shape[0]);
+    a.K = static_cast<int>(linear.weight.shape[1]);
+    a.rows = rows;
+    a.output = output;
+    if (rope) a.rope = *rope;
+    return a;
+  }
+  bool streams(cuda::StreamGemmArgs& a) const {
+    return forms_.streamed && dtype_ != DType::f32 && a.rows <= kFewRows &&
+           cuda::stream_gemm_fits(a, queue_.multiprocessors);
   }
 
   void add_bias(const View& x, const View& bias, int rows) {
-    cuda::enqueue_add_bias(dtype_, {x.as<float>(), bias.data, bias.shape[0]}, rows, stream_);
+    cuda::enqueue_add_bias(dtype_, {x.as<float>(), bias.data, bias.shape[0]}, rows, queue_);
   }
 
   StepDims dims_;
   StepBuffers buffers_;
   Model model_;
-  cudaStream_t stream_;
+  cuda::Queue queue_;
+  CudaForms forms_;
   DType dtype_;
   cuda::PageMap map_{};
   cuda::Gemm gemm_;
@@ -200,8 +291,8 @@ class CudaOps : public Ops {
 }  // namespace
 
 std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
-                                   cudaStream_t stream) {
-  return std::make_unique<CudaOps>(dims, buffers, model, stream);
+                                   cudaStream_t stream, CudaForms forms) {
+  return std::make_unique<CudaOps>(dims, buffers, model, stream, forms);
 }
 
 }  // namespace rondo

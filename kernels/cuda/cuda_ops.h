@@ -9,8 +9,18 @@
 
 namespace rondo {
 
-// The composed form: RMSNorm, cuBLASLt GEMM, RoPE + append, split-K attention, SiLU-mul, sampling: one kernel file each.
-// GEMM plans are made the first time a shape is seen and kept, so that a captured step finds them made.
-std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model, cudaStream_t stream);
+// Which kernels a verb is made of. Both forms of a product round alike but add in another order.
+struct CudaForms {
+  // For few rows: products that stream the weights, with the norm before and what comes after in one kernel
+  // (stream_gemm.cu). false: the composed form for all rows: RMSNorm, cuBLASLt, RoPE + append, SiLU-mul.
+  bool streamed = true;
+  // Kernels start before the one before has ended, where the GPU can (programmatic dependent launch). Changes
+  // no bit.
+  bool early = true;
+};
+
+// cuBLASLt plans are made the first time a shape is seen and kept, so that a captured step finds them made.
+std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
+                                   cudaStream_t stream, CudaForms forms = {});
 
 }  // namespace rondo

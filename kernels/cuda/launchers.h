@@ -13,6 +13,7 @@
 
 #include "buffers/error.h"
 #include "buffers/step_buffers.h"
+#include "kernels/cuda/dialect.h"
 
 namespace rondo::cuda {
 
@@ -20,12 +21,9 @@ namespace rondo::cuda {
 template <class F>
 void dispatch(DType dtype, const char* what, F f) {
   switch (dtype) {
-    case DType::f32:
-      return f(static_cast<float*>(nullptr));
-    case DType::f16:
-      return f(static_cast<__half*>(nullptr));
-    case DType::bf16:
-      return f(static_cast<__nv_bfloat16*>(nullptr));
+    case DType::f32: return f(static_cast<float*>(nullptr));
+    case DType::f16: return f(static_cast<__half*>(nullptr));
+    case DType::bf16: return f(static_cast<__nv_bfloat16*>(nullptr));
     default:
       throw Error(ErrorKind::InvalidArgument,
                   std::string(what) + ": expected elements of f32, f16 or bf16, found " + dtype_name(dtype));
@@ -39,8 +37,9 @@ struct EmbedArgs {
   int32_t* history;   // [slots, max_context]
   int64_t hidden_size;
   int64_t max_context;
+  int rows_in_step;  // R
 };
-void enqueue_embed(DType dtype, const EmbedArgs& args, int rows, cudaStream_t stream);
+void enqueue_embed(DType dtype, const EmbedArgs& args, const Queue& queue);
 
 struct RmsNormArgs {
   const float* x;         // [R, H]
@@ -48,9 +47,10 @@ struct RmsNormArgs {
   const void* weight;     // T [H]
   void* out;              // T [rows, H]
   int64_t hidden_size;
+  int rows;
   float eps;
 };
-void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, int rows, cudaStream_t stream);
+void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, const Queue& queue);
 
 struct RopeTables {
   const float* inv_freq;       // [head_dim / 2]
@@ -81,12 +81,13 @@ struct RopeAppendArgs {
   void* v_pages;            // likewise
   PageMap map;
   RopeTables rope;
+  int rows_in_step;  // R
   int heads;
   int kv_heads;
   int head_dim;
   float eps;
 };
-void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, int rows, cudaStream_t stream);
+void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, const Queue& queue);
 
 struct AttentionArgs {
   const Row* rows;      // [R]
@@ -101,9 +102,13 @@ struct AttentionArgs {
   int heads;
   int kv_heads;
   int head_dim;
-  int splits;  // S
+  int rows_in_step;  // R
+  int capacity;      // S: partial results that there is room for per row
+  bool look_ahead;   // whether what earlier steps wrote is read before the kernel before has ended: for few
+                     // rows
+  int splits;        // up to S of them are used: set by enqueue_attention()
 };
-void enqueue_attention(DType dtype, const AttentionArgs& args, int rows, cudaStream_t stream);
+void enqueue_attention(DType dtype, const AttentionArgs& args, const Queue& queue);
 
 struct SiluMulArgs {
   const void* gate_up;  // T [R, 2 F]
@@ -111,14 +116,46 @@ struct SiluMulArgs {
   void* h;              // T [R, F]
   int64_t intermediate_size;
 };
-void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, cudaStream_t stream);
+void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, const Queue& queue);
 
 struct AddBiasArgs {
   float* x;          // [R, N]
   const void* bias;  // T [N]
   int64_t columns;   // N
 };
-void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, cudaStream_t stream);
+void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, const Queue& queue);
+
+// in W^T for a few rows, with what comes before and after it.
+enum class StreamInput { norm, plain };  // in: float x [.., K], normalised; T [R, K] as it is
+enum class StreamOutput {
+  store,        // T [R, N]
+  store_f32,    // float [R, N]
+  add_f32,      // float [R, N], added to what is there
+  silu_mul,     // T [R, N / 2]: W has N / 2 gate rows, then as many up rows
+  rope_append,  // q, k and v of the rows, rotated, to where RopeAppendArgs says; without QK-norm
+};
+struct StreamGemmArgs {
+  const void* weight;  // T [N, K]
+  const void* bias;    // T [N] or null
+  const void* in;
+  const int32_t* gather;    // norm: which row of x each row takes; null: its own
+  const void* norm_weight;  // norm: T [K]
+  void* out;
+  int N;
+  int K;
+  int rows;  // R
+  float eps;
+  StreamInput input;
+  StreamOutput output;
+  RopeAppendArgs rope;  // rope_append; its qkv and bias are not looked at
+  int units;            // from here on set by stream_gemm_fits(): N, or N / 2 pairs of rows
+  int phases;           // how the columns are cut
+  int phase_columns;
+  int log_rows;  // rows, rounded up to a power of two
+};
+// Whether the kernel can do it (R up to 16, K a multiple of 8, shared memory), and how.
+bool stream_gemm_fits(StreamGemmArgs& args, int multiprocessors);
+void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, const Queue& queue);
 
 struct SampleArgs {
   const Row* rows;            // [R]
@@ -128,11 +165,13 @@ struct SampleArgs {
   const SlotBias* biases;     // [slots, kMaxSlotBiases]
   uint32_t* token_words;      // [L, V]
   const float* logits;        // [L, V]
+  LogitScan* scans;           // [L, kScanParts]
   Sampled* sampled;           // [L]
   TopToken* top;              // [L, kMaxTopTokens]
   int64_t vocab_size;
   int64_t max_context;
+  int rows_in_list;  // L
 };
-void enqueue_sample(const SampleArgs& args, int logit_rows, cudaStream_t stream);
+void enqueue_sample(const SampleArgs& args, const Queue& queue);
 
 }  // namespace rondo::cuda

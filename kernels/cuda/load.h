@@ -87,6 +87,14 @@ __device__ __forceinline__ void store8<float>(float* to, const float (&in)[8]) {
   reinterpret_cast<float4*>(to)[1] = make_float4(in[4], in[5], in[6], in[7]);
 }
 
+// 8 elements of 16 bits as they lie in memory.
+template <class T>
+__device__ __forceinline__ uint4 narrow8(const float (&in)[8]) {
+  const T* type = nullptr;
+  return make_uint4(narrow2(in[0], in[1], type), narrow2(in[2], in[3], type), narrow2(in[4], in[5], type),
+                    narrow2(in[6], in[7], type));
+}
+
 // 4 elements, `from` and `to` aligned to 4 elements.
 template <class T>
 __device__ __forceinline__ void load4(const T* from, float (&out)[4]) {

@@ -22,6 +22,13 @@ __device__ __forceinline__ V warp_reduce(V value, Op op) {
   return value;
 }
 
+// The sum over a half of a warp, whose lanes the mask names: 0 to 15 or 16 to 31.
+__device__ __forceinline__ float half_warp_sum(float value, unsigned half) {
+#pragma unroll
+  for (int offset = 8; offset > 0; offset /= 2) value += __shfl_xor_sync(half, value, offset);
+  return value;
+}
+
 // Every thread of the block must call it. `scratch`, one value per warp, is shared memory of the caller's and
 // free for other use when the call returns. `op` must be commutative; `identity` is its neutral value.
 template <class V, class Op>

@@ -12,12 +12,16 @@ constexpr int kThreads = 256;
 // The kernel.
 //
 // out[r] = x[g] / sqrt(mean(x[g]^2) + eps) * weight, g = gather[r] or r (Zhang and Sennrich, "Root Mean
-// Square Layer Normalization"). All in fp32 and rounded to T once. Grid [rows], block 256, 8 elements a
-// thread and turn. x is read twice, the second time out of L1.
+// Square Layer Normalization"). All in fp32 and rounded to T once. A block of 256 for each row, and one for
+// each multiprocessor at least, 8 elements a thread and turn. x is read twice, the second time out of L1.
 template <class T>
 __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(const RmsNormArgs a) {
   RONDO_SHARED(scratch, float[32]);
-  const int64_t r = blockIdx.x, source = a.gather ? a.gather[r] : r;
+  let_next_start();
+  wait_for_previous();
+  const int64_t r = blockIdx.x;
+  if (r >= a.rows) return;
+  const int64_t source = a.gather ? a.gather[r] : r;
   const float* x = a.x + source * a.hidden_size;
   T* out = static_cast<T*>(a.out) + r * a.hidden_size;
 
@@ -45,9 +49,12 @@ __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(const RmsNormArgs a) 
 
 // The launcher.
 
-void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, int rows, cudaStream_t stream) {
+void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, const Queue& queue) {
   dispatch(dtype, "rmsnorm", [&]<class T>(T*) {
-    launch(rmsnorm_kernel<T>, dim3(static_cast<unsigned>(rows)), dim3(kThreads), 0, stream, args);
+    if (args.rows <= queue.multiprocessors)
+      launch_spread(queue, rmsnorm_kernel<T>, dim3(kThreads), 0, args);
+    else
+      launch(queue, rmsnorm_kernel<T>, dim3(static_cast<unsigned>(args.rows)), dim3(kThreads), 0, args);
   });
 }
 

@@ -3,29 +3,12 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
 #include "kernels/cuda/reduce.h"
+#include "kernels/cuda/rotate.h"
 
 namespace rondo::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-
-// Which table a row's angles come from, or the dynamic kind's base; see kernels/model.h, struct Rope.
-struct RowRope {
-  const float* frequencies;  // null: dynamic, from base
-  float base;
-  float scaling;
-};
-
-__device__ __forceinline__ RowRope row_rope(const RopeTables& rope, int64_t length, int head_dim) {
-  if (length <= rope.original_length) return {rope.inv_freq, 0, rope.scaling};
-  if (rope.long_inv_freq) return {rope.long_inv_freq, 0, rope.long_scaling};
-  if (!rope.dynamic) return {rope.inv_freq, 0, rope.scaling};
-  const float stretch =
-      rope.dynamic_factor * static_cast<float>(length) / static_cast<float>(rope.original_length) -
-      (rope.dynamic_factor - 1.0f);
-  const float d = static_cast<float>(head_dim);
-  return {nullptr, rope.dynamic_theta * powf(stretch, d / (d - 2.0f)), rope.scaling};
-}
+constexpr int kWarps = 8;
 
 // The kernel.
 //
@@ -35,17 +18,15 @@ __device__ __forceinline__ RowRope row_rope(const RopeTables& rope, int64_t leng
 //   out[i]                = (y[i] cos t_i - y[i + head_dim / 2] sin t_i) * scaling
 //   out[i + head_dim / 2] = (y[i + head_dim / 2] cos t_i + y[i] sin t_i) * scaling
 // q goes to `q` [R, Q], k and v to the page of (slot, position).
-// Grid [ceil((heads + 2 kv_heads) / 4), R], block 128: a warp per head, of which head_dim / 8 lanes work on 4
+// A block per multiprocessor, of 256 threads; a warp takes heads of rows in turn, head_dim / 8 of its lanes 4
 // pairs each. Angles reach 131072 rad, so sine and cosine are the accurate ones; the angle itself is an fp32
 // product, as it is in the models' training code.
 template <class T>
-__global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppendArgs a) {
-  const int head = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
-  if (head >= a.heads + 2 * a.kv_heads) return;  // whole warps
+__device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const int64_t r, const int head) {
   const int lane = static_cast<int>(threadIdx.x) % 32, half = a.head_dim / 2, i = lane * 4;
   const bool active = i < half;
   const bool is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
-  const int64_t r = blockIdx.y, D = a.head_dim;
+  const int64_t D = a.head_dim;
   const Row row = a.rows[r];
   if (!is_q && row.slot == 0)
     return;  // padding: nobody reads the scrap page, and all padding rows would write one place of it
@@ -86,21 +67,9 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
   if (!active) return;  // no collective follows
 
   if (!is_v) {
-    const int64_t prompt = a.slots[row.slot].prompt_length, now = row.position + int64_t{1};
-    const RowRope rope = row_rope(a.rope, prompt > now ? prompt : now, a.head_dim);
+    const RowRope rope = row_rope(a.rope, row, a.slots, a.head_dim);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float f = rope.frequencies
-                          ? rope.frequencies[i + j]
-                          : 1.0f / powf(rope.base, static_cast<float>(2 * (i + j)) / static_cast<float>(D));
-      float sine, cosine;
-      sincosf(static_cast<float>(row.position) * f, &sine, &cosine);
-      sine *= rope.scaling;
-      cosine *= rope.scaling;
-      const float x = low[j], y = high[j];
-      low[j] = x * cosine - y * sine;
-      high[j] = y * cosine + x * sine;
-    }
+    for (int j = 0; j < 4; ++j) rotate(angle(rope, row.position, i + j, a.head_dim), low[j], high[j]);
   }
 
   T* out;
@@ -108,26 +77,30 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
     out = static_cast<T*>(a.q) + (r * a.heads + head) * D;
   } else {
     const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
-    const int64_t page =
-        a.map.page_tables[row.slot * a.map.pages_per_slot + (row.position >> a.map.page_shift)];
-    const int64_t offset = row.position & ((1 << a.map.page_shift) - 1);
-    out = static_cast<T*>(is_v ? a.v_pages : a.k_pages) +
-          (((page * a.kv_heads + kv_head) << a.map.page_shift) + offset) * D;
+    out = static_cast<T*>(is_v ? a.v_pages : a.k_pages) + page_place(a.map, row, kv_head, a.kv_heads) * D;
   }
   store4(out + i, low);
   store4(out + half + i, high);
+}
+
+template <class T>
+__global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppendArgs a) {
+  let_next_start();
+  wait_for_previous();
+  const int heads = a.heads + 2 * a.kv_heads;
+  for (int task =
+           static_cast<int>(threadIdx.x) / 32 * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+       task < a.rows_in_step * heads; task += kWarps * static_cast<int>(gridDim.x))
+    rope_append_head<T>(a, task / heads, task % heads);
 }
 
 }  // namespace
 
 // The launcher.
 
-void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, int rows, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>((args.heads + 2 * args.kv_heads + kWarps - 1) / kWarps);
-  dispatch(dtype, "rope_append", [&]<class T>(T*) {
-    launch(rope_append_kernel<T>, dim3(blocks, static_cast<unsigned>(rows)), dim3(32 * kWarps), 0, stream,
-           args);
-  });
+void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, const Queue& queue) {
+  dispatch(dtype, "rope_append",
+           [&]<class T>(T*) { launch_spread(queue, rope_append_kernel<T>, dim3(32 * kWarps), 0, args); });
 }
 
 }  // namespace rondo::cuda

@@ -8,6 +8,7 @@ namespace rondo::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
+constexpr int kScanThreads = 256;
 constexpr int kUnroll = 4;
 constexpr int kDigits = 256;
 constexpr int kCopies =
@@ -172,8 +173,68 @@ __device__ __forceinline__ uint32_t threshold_key(const Wanted& wanted, uint32_t
   return prefix;
 }
 
-// The kernel.
+// One thread's pass over some of a row's logits: their maximum, the sum of exp(logit - max), the largest
+// wanted one.
+struct Pass {
+  float max = -INFINITY;
+  float sum = 0;
+  uint64_t best = 0;
+  int broken = 0;
+
+  // Tokens first, first + step, ... below end.
+  template <class Logit>
+  __device__ __forceinline__ void over(const float* logits, uint32_t first, uint32_t end, uint32_t step,
+                                       const Logit& wanted) {
+    for (uint32_t base = first; base < end; base += step * kUnroll) {
+      float logit[kUnroll];
+      float top = max;
+#pragma unroll
+      for (uint32_t u = 0; u < kUnroll; ++u)
+        logit[u] = base + u * step < end ? logits[base + u * step] : -INFINITY;
+#pragma unroll
+      for (uint32_t u = 0; u < kUnroll; ++u) {
+        const uint32_t v = base + u * step;
+        broken |= logit[u] != logit[u] || logit[u] == INFINITY;
+        top = fmaxf(top, logit[u]);
+        if (v < end) best = Larger()(best, ranked(wanted(v, logit[u]), v));
+      }
+      if (top == -INFINITY) continue;
+      sum *= expf(max - top);
+      max = top;
+#pragma unroll
+      for (uint32_t u = 0; u < kUnroll; ++u) sum += expf(logit[u] - max);
+    }
+  }
+  __device__ __forceinline__ float sum_at(float row_max) const {
+    return max == -INFINITY ? 0.0f : sum * expf(max - row_max);
+  }
+};
+
+// The kernels.
 //
+// scans[l][part] of logits[l]: what one pass finds in its part of the row, for rows whose logits are wanted
+// as they are. A block per multiprocessor, of 256 threads, takes parts in turn.
+__global__ void __launch_bounds__(kScanThreads) scan_kernel(const SampleArgs a) {
+  RONDO_SHARED(floats, float[32]);
+  RONDO_SHARED(words, uint64_t[32]);
+  let_next_start();
+  wait_for_previous();
+  for (int item = static_cast<int>(blockIdx.x); item < a.rows_in_list * kScanParts;
+       item += static_cast<int>(gridDim.x)) {
+    const int64_t l = item / kScanParts, part = item % kScanParts;
+    const auto first = static_cast<uint32_t>(a.vocab_size * part / kScanParts);
+    const auto end = static_cast<uint32_t>(a.vocab_size * (part + 1) / kScanParts);
+    Pass pass;
+    pass.over(a.logits + l * a.vocab_size, first + threadIdx.x, end, kScanThreads,
+              [](uint32_t, float logit) { return logit; });
+    const float max = block_reduce(pass.max, floats, -INFINITY, Larger());
+    const float sum = block_reduce(max == -INFINITY ? 0.0f : pass.sum_at(max), floats, 0.0f, Add());
+    const uint64_t best = block_reduce(pass.best, words, uint64_t{0}, Larger());
+    const int broken = __syncthreads_or(pass.broken);
+    if (threadIdx.x == 0) a.scans[item] = {max, sum, best, broken, 0};
+  }
+}
+
 // sampled[l] from logits[l] [V], as kernels/ops.h says and kernels/sampling_math.h computes: biases,
 // penalties; greedy, or temperature, top_k, top_p, min_p and the largest of gap + Gumbel noise. logprob =
 // logit
@@ -185,6 +246,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
   RONDO_SHARED(words_of_warps, uint64_t[32]);
   RONDO_SHARED(histogram, Histogram);
   RONDO_SHARED(choice, Choice);
+  let_next_start();
+  wait_for_previous();
   const int64_t l = blockIdx.x;
   const Row row = a.rows[a.logit_rows[l]];
   const SlotParams params = a.slots[row.slot];
@@ -203,34 +266,23 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
                       params.frequency_penalty,
                       params.presence_penalty};
 
-  float max = -INFINITY, sum = 0;
-  uint64_t best = 0;
-  int broken = 0;
-  for (uint32_t base = threadIdx.x; base < V; base += kThreads * kUnroll) {
-    float logit[kUnroll];
-    float top = max;
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const uint32_t v = base + u * kThreads;
-      logit[u] = v < V ? logits[v] : -INFINITY;
-      broken |= logit[u] != logit[u] || logit[u] == INFINITY;
-      top = fmaxf(top, logit[u]);
-      if (v < V) best = Larger()(best, ranked(plain ? logit[u] : wanted(v), v));
+  Pass pass;
+  if (plain) {
+    for (int part = static_cast<int>(threadIdx.x); part < kScanParts; part += kThreads) {
+      const LogitScan scan = a.scans[l * kScanParts + part];
+      pass = {scan.max, scan.sum, scan.best, scan.broken};
     }
-    if (top == -INFINITY) continue;
-    sum *= expf(max - top);
-    max = top;
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) sum += expf(logit[u] - max);
+  } else {
+    pass.over(logits, threadIdx.x, V, kThreads, [&](uint32_t v, float) { return wanted(v); });
   }
-  const float row_max = block_reduce(max, floats, -INFINITY, Larger());
-  broken = __syncthreads_or(broken);
+  const float row_max = block_reduce(pass.max, floats, -INFINITY, Larger());
+  const int broken = __syncthreads_or(pass.broken);
   if (broken || row_max == -INFINITY) {
     if (threadIdx.x == 0) a.sampled[l] = {0, 0.0f, Sampled::kNumerical, 0};
     return;
   }
-  const float row_sum = block_reduce(sum * expf(max - row_max), floats, 0.0f, Add());
-  const uint32_t likeliest = token_of(block_reduce(best, words_of_warps, uint64_t{0}, Larger()));
+  const float row_sum = block_reduce(pass.sum_at(row_max), floats, 0.0f, Add());
+  const uint32_t likeliest = token_of(block_reduce(pass.best, words_of_warps, uint64_t{0}, Larger()));
 
   const float log_sum = logf(row_sum);
   if (wanted(likeliest) == -INFINITY) {
@@ -267,7 +319,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
       return gumbel_noise(v, static_cast<uint32_t>(row.position), params.seed_low, params.seed_high);
     };
     float bar = noise(likeliest);  // high from the start: most tokens cannot reach it with any noise
-    best = ranked(bar, likeliest);
+    uint64_t best = ranked(bar, likeliest);
     for (uint32_t v = threadIdx.x; v < V; v += kThreads) {
       const float value = wanted(v), gap = scaled_gap(value, top, params.temperature);
       if (gap + kMaxGumbelNoise < bar || order_key(value) < least) continue;
@@ -286,8 +338,9 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
 
 // The launcher.
 
-void enqueue_sample(const SampleArgs& args, int logit_rows, cudaStream_t stream) {
-  launch(sample_kernel, dim3(static_cast<unsigned>(logit_rows)), dim3(kThreads), 0, stream, args);
+void enqueue_sample(const SampleArgs& args, const Queue& queue) {
+  launch_spread(queue, scan_kernel, dim3(kScanThreads), 0, args);
+  launch(queue, sample_kernel, dim3(static_cast<unsigned>(args.rows_in_list)), dim3(kThreads), 0, args);
 }
 
 }  // namespace rondo::cuda

@@ -18,6 +18,8 @@ unsigned blocks_for(int64_t columns) {
 // rounded once. gate_up [R, 2 F]: a row's F gate values, then its F up values; the bias is laid out likewise.
 template <class T>
 __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const SiluMulArgs a) {
+  let_next_start();
+  wait_for_previous();
   const int64_t r = blockIdx.y, i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 8;
   const int64_t F = a.intermediate_size;
   if (i >= F) return;
@@ -42,6 +44,8 @@ __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const SiluMulArgs a)
 // x[r] += bias, [R, N] in fp32. N need not be a multiple of 8 (a vocabulary), so elements go one by one.
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_bias_kernel(const AddBiasArgs a) {
+  let_next_start();
+  wait_for_previous();
   float* row = a.x + blockIdx.y * a.columns;
   const T* bias = static_cast<const T*>(a.bias);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads * 8 + threadIdx.x;
@@ -56,16 +60,16 @@ __global__ void __launch_bounds__(kThreads) add_bias_kernel(const AddBiasArgs a)
 
 // The launchers.
 
-void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, cudaStream_t stream) {
+void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, const Queue& queue) {
   const dim3 grid(blocks_for(args.intermediate_size), static_cast<unsigned>(rows));
   dispatch(dtype, "silu_mul",
-           [&]<class T>(T*) { launch(silu_mul_kernel<T>, grid, dim3(kThreads), 0, stream, args); });
+           [&]<class T>(T*) { launch(queue, silu_mul_kernel<T>, grid, dim3(kThreads), 0, args); });
 }
 
-void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, cudaStream_t stream) {
+void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, const Queue& queue) {
   const dim3 grid(blocks_for(args.columns), static_cast<unsigned>(rows));
   dispatch(dtype, "add_bias",
-           [&]<class T>(T*) { launch(add_bias_kernel<T>, grid, dim3(kThreads), 0, stream, args); });
+           [&]<class T>(T*) { launch(queue, add_bias_kernel<T>, grid, dim3(kThreads), 0, args); });
 }
 
 }  // namespace rondo::cuda

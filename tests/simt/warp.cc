@@ -67,7 +67,46 @@ void resolve_reduce(void* const* payloads, uint32_t mask) {
     if (mask >> l & 1) vote(payloads, l).out = value;
 }
 
+struct MatrixRows {
+  const uint32_t* row;
+  uint32_t* words;
+};
+void resolve_transpose(void* const* payloads, uint32_t) {
+  for (int l = 0; l < 32; ++l)
+    for (int m = 0; m < 4; ++m)
+      static_cast<MatrixRows*>(payloads[l])->words[m] = static_cast<MatrixRows*>(payloads[8 * m + l / 4])->row[l % 4];
+}
+
+struct Fragments {
+  float* d;
+  const float *a, *b;
+};
+void resolve_multiply(void* const* payloads, uint32_t) {
+  float a[16][16], b[16][8];
+  for (int l = 0; l < 32; ++l) {
+    const auto* own = static_cast<const Fragments*>(payloads[l]);
+    const int g = l / 4, t = l % 4;
+    for (int i = 0; i < 8; ++i) a[g + 8 * (i / 2 % 2)][2 * t + i % 2 + 8 * (i / 4)] = own->a[i];
+    for (int i = 0; i < 4; ++i) b[2 * t + i % 2 + 8 * (i / 2)][g] = own->b[i];
+  }
+  for (int l = 0; l < 32; ++l)
+    for (int i = 0; i < 4; ++i) {
+      float sum = 0;
+      for (int k = 0; k < 16; ++k) sum += a[l / 4 + 8 * (i / 2)][k] * b[k][2 * (l % 4) + i % 2];
+      static_cast<Fragments*>(payloads[l])->d[i] += sum;
+    }
+}
+
 }  // namespace
+
+void transpose_matrices(const uint32_t (&row)[4], uint32_t (&words)[4], Where at) {
+  MatrixRows call{row, words};
+  collective(~0u, &call, resolve_transpose, at);
+}
+void multiply_matrices(float (&d)[4], const float (&a)[8], const float (&b)[4], Where at) {
+  Fragments call{d, a, b};
+  collective(~0u, &call, resolve_multiply, at);
+}
 
 void shuffle(uint32_t mask, const void* in, void* out, size_t bytes, int source_lane, Where at) {
   ShuffleCall call{0, 0, source_lane};

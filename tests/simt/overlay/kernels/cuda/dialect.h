@@ -5,10 +5,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstring>
 #include <memory>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "buffers/cuda_check.h"
 #include "tests/simt/device.h"
@@ -26,6 +28,15 @@
 #define RONDO_DYN_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared())
 
 namespace rondo::cuda {
+
+constexpr size_t kHalfMultiprocessor = 100 << 10;
+enum class Order { after, early };  // blocks run one kernel after the other here, whatever was asked
+
+struct Queue {
+  cudaStream_t stream;
+  Order order;
+  int multiprocessors;  // of the device: the grid of kernels that overlap
+};
 
 // Queues the kernel on the stream. Throws rondo::Error, through check(), when the launch is refused.
 template <class... P, class... A>
@@ -48,6 +59,76 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cu
   request.body = [kernel, v = values.get()] { std::apply(kernel, *v); };
   request.storage = std::move(values);
   check(fake::launch_kernel(stream, std::move(request)), "kernel launch");
+}
+
+template <class... P, class... A>
+void launch(const Queue& queue, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, A... args) {
+  launch(kernel, grid, block, shared_bytes, queue.stream, args...);
+}
+
+template <class... P, class... A>
+void launch_spread(const Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
+  if (shared_bytes < kHalfMultiprocessor) shared_bytes = kHalfMultiprocessor;
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(shared_bytes)),
+        "cudaFuncSetAttribute");
+  launch(queue, kernel, dim3(static_cast<unsigned>(queue.multiprocessors)), block, shared_bytes, args...);
+}
+
+inline void let_next_start() {}
+inline void wait_for_previous() {}
+
+// As on the device, a copy lands when it is waited for, so that a forgotten wait reads what lay there before.
+class AsyncCopies {
+ public:
+  void copy16(void* shared, const void* global) {
+    if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
+      simt::error("an asynchronous copy of 16 bytes needs addresses that are multiples of 16");
+    pending_.push_back({shared, global, group_});
+  }
+  void commit() { ++group_; }
+  template <int newest>
+  void wait() {
+    size_t kept = 0;
+    for (const Copy& copy : pending_) {
+      if (copy.group >= group_ - newest)
+        pending_[kept++] = copy;
+      else
+        land(copy);
+    }
+    pending_.resize(kept);
+  }
+
+ private:
+  struct Copy {
+    void* to;
+    const void* from;
+    int group;
+  };
+  static void land(const Copy& copy) {
+    for (int i = 0; i < 4; ++i) static_cast<uint32_t*>(copy.to)[i] = static_cast<const uint32_t*>(copy.from)[i];
+  }
+  std::vector<Copy> pending_;
+  int group_ = 0;
+};
+
+inline uint4 load_matrices(const void* row, simt::Where at = simt::Where::current()) {
+  uint32_t words[4], out[4];
+  for (int i = 0; i < 4; ++i) words[i] = static_cast<const uint32_t*>(row)[i];
+  simt::transpose_matrices(words, out, at);
+  return make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+template <class T>
+void mma(float (&d)[4], uint4 a, uint2 b, const T*, simt::Where at = simt::Where::current()) {
+  float wide_a[8], wide_b[4];
+  const uint32_t words[6] = {a.x, a.y, a.z, a.w, b.x, b.y};
+  for (int i = 0; i < 6; ++i) {
+    T halves[2];
+    std::memcpy(static_cast<void*>(halves), &words[i], sizeof halves);
+    for (int j = 0; j < 2; ++j) (i < 4 ? wide_a[2 * i + j] : wide_b[2 * (i - 4) + j]) = static_cast<float>(halves[j]);
+  }
+  simt::multiply_matrices(d, wide_a, wide_b, at);
 }
 
 }  // namespace rondo::cuda
