@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(const SampleArgs a) 
 // - max - log(sum exp(logit - max)). Grid [L], block 1024. One pass over the logits finds their maximum, the
 // sum of exponentials and the largest wanted logit, which is all that greedy needs; top_k and top_p take four
 // passes each (radix select over ordered keys), the draw one.
-__global__ void __launch_bounds__(kThreads) sample_kernel(const SampleArgs a) {
+__global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleArgs a) {
   RONDO_SHARED(floats, float[32]);
   RONDO_SHARED(words_of_warps, uint64_t[32]);
   RONDO_SHARED(histogram, Histogram);

@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGe
   const bool writes = output_exists(own);
   if (rope && writes) laid_by[own] = output_angle(own);
   wait_for_previous();
-  if (a.output == StreamOutput::add_f32 && writes)
+  if (!kPhased && a.output == StreamOutput::add_f32 && writes)
     laid_by[own].cosine =
         __ldcg(static_cast<const float*>(a.out) + static_cast<int64_t>(output_row(own)) * a.units + first +
                units.begin(output_tile(own)) + own % per_tile);
@@ -282,9 +282,10 @@ __global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGe
       case StreamOutput::store_f32: static_cast<float*>(a.out)[at] = sum; break;
       case StreamOutput::add_f32:
         static_cast<float*>(a.out)[at] =
-            (i < kThreads ? laid_by[i].cosine : __ldcg(static_cast<float*>(a.out) + at)) + sum;
+            (!kPhased && i < kThreads ? laid_by[i].cosine : __ldcg(static_cast<float*>(a.out) + at)) + sum;
         break;
       case StreamOutput::rope_append: {
+        if (!rope) break;  // never in phases
         rotate(i < kThreads ? laid_by[i] : output_angle(i), sum, up);
         const Row token = a.rope.rows[r];
         const int head = unit / half, kv_head = (head - a.rope.heads) % a.rope.kv_heads;
