@@ -19,7 +19,13 @@ using test::some_tokens;
 using test::TinyConfig;
 using test::tiny_options;
 
+#ifdef RONDO_SIMT  // runs every CUDA thread on the host, some hundred times slower than a GPU
+constexpr int kVocab = 64;
+const test::TinySizes kSizes{.hidden = 32, .intermediate = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .vocab = kVocab};
+#else
 constexpr int kVocab = 320;
+const test::TinySizes kSizes{.vocab = kVocab};
+#endif
 
 class CudaEngine : public testing::Test {
  protected:
@@ -38,7 +44,7 @@ class CudaEngine : public testing::Test {
   std::vector<Request> requests() {
     return {greedy(some_tokens(5, kVocab, 1), 12), greedy(some_tokens(2, kVocab, 2), 12), greedy(some_tokens(9, kVocab, 3), 12)};
   }
-  TinyConfig config_;
+  TinyConfig config_{kSizes};
 };
 
 TEST_F(CudaEngine, ThirtyTwoTokensInABatchAreTheCpuBackends) {
