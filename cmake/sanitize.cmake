@@ -15,6 +15,12 @@ if(RONDO_SANITIZE)
   # of a sanitizer's compile time. The bits are hwy/detect_targets.h's: AVX-512 in its variants, SSE4, SSSE3.
   add_compile_definitions($<$<COMPILE_LANGUAGE:CXX>:HWY_DISABLED_TARGETS=0x19FF>)
 endif()
+# The program and the tests need no speed of their own, and -O0 halves their compile time once more.
+function(rondo_unoptimised target)
+  if(RONDO_SANITIZE)
+    target_compile_options(${target} PRIVATE -O0)
+  endif()
+endfunction()
 if(RONDO_SANITIZE STREQUAL "address")
   # ASan poisons a scope's variables one by one, and unrolled SIMD code has thousands: six times the compile time.
   file(GLOB RONDO_SIMD kernels/cpu/*.cc)

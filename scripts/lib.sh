@@ -38,7 +38,7 @@ need_packages() {
   fi
   if [[ $(id -u) -ne 0 ]]; then
     say "rondo: some packages are missing; as root run:" >&2
-    say "  apt-get install --no-install-recommends ${missing[*]}" >&2
+    say "  apt-get update && apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 2
   fi
   say "Installing ${missing[*]}"
