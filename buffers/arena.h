@@ -51,6 +51,9 @@ class Arena {
   // messages.
   Arena(Device& device, std::string name, const std::function<void(Layout&)>& lay_out);
 
+  Arena(const Arena&) = delete;  // sealed: graphs hold its addresses
+  Arena& operator=(const Arena&) = delete;
+
   const std::string& name() const { return name_; }
   uint64_t bytes() const { return block_->bytes(); }
   const std::vector<Placement>& placements() const { return placements_; }

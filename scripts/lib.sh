@@ -38,7 +38,7 @@ need_packages() {
   fi
   if [[ $(id -u) -ne 0 ]]; then
     say "rondo: some packages are missing; as root run:" >&2
-    say "  apt-get install --no-install-recommends ${missing[*]}" >&2
+    say "  apt-get update && apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 2
   fi
   say "Installing ${missing[*]}"
@@ -72,11 +72,15 @@ choose_backends() {
     BACKENDS="Backends: CPU alone (no nvcc on the PATH, in CUDACXX or in /usr/local/cuda/bin)"
     return
   fi
-  release=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+  release=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || true
+  if [[ -z $release ]]; then
+    BACKENDS="Backends: CPU alone ($nvcc does not say its release)"
+    return
+  fi
   local home
   home=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
   if [[ ${release%%.*} -lt 12 ]]; then
-    BACKENDS="Backends: CPU alone ($nvcc is release ${release:-unknown}; C++20 needs 12 or newer)"
+    BACKENDS="Backends: CPU alone ($nvcc is release $release; C++20 needs 12 or newer)"
   elif [[ -z $(find -L "$home/include" "$home"/targets/*/include /usr/include -maxdepth 1 -name cublasLt.h 2>/dev/null) ]]; then
     BACKENDS="Backends: CPU alone ($nvcc comes without cublasLt.h)"
   else

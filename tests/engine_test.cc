@@ -3,7 +3,6 @@
 #include "runner/engine.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -172,6 +171,58 @@ TEST_F(EngineTest, B15_ANanRowEndsItsSequenceAndNoOther) {
   EXPECT_EQ(core.scheduler().sequence(good_id).tokens, clean.scheduler().sequence(expected_id).tokens);
 }
 
+// Embeddings of +1 or -1, and layers that add nothing, make every logit +-64 times a row of the head, so that
+// the head's +inf is +inf for one sequence and -inf for the other.
+TEST_F(EngineTest, B16_PlusInfinityEndsASequenceMinusInfinityIsNeverDrawnAndNothingElseIsNoted) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const TinyConfig untied({.tied = false});
+  EngineCore core(untied.path(), options_);
+  const auto fill = [](const View& view, auto value) {
+    std::fill_n(view.as<float>(), view.bytes() / sizeof(float), value);
+  };
+  for (const Layer& layer : core.model().layers) {
+    fill(layer.o_proj.weight, 0.0f);
+    fill(layer.down_proj.weight, 0.0f);
+  }
+  const int32_t up = 300, infinite = 5;
+  const View& embedding = core.model().embedding;
+  const View& head = core.model().lm_head.weight;
+  const int64_t hidden = embedding.shape[1];
+  fill(embedding, -1.0f);
+  std::fill_n(embedding.as<float>() + up * hidden, hidden, 1.0f);
+  for (int64_t v = 0; v < kVocab;
+       ++v)  // -1 times: the likeliest are 0, 1, 2 ..., and `up` is the least likely
+    std::fill_n(head.as<float>() + v * hidden, hidden, v == up ? 1.0f : 0.001f * static_cast<float>(v));
+  std::fill_n(head.as<float>() + infinite * hidden, hidden, inf);
+
+  const auto run = [&](float temperature) {
+    Request ends = greedy({7, up}, 6), goes_on = greedy({up, 7}, 6);
+    ends.sampling.temperature = goes_on.sampling.temperature = temperature;
+    const auto bad = core.scheduler().add(ends), good = core.scheduler().add(goes_on);
+    while (core.scheduler().busy())
+      for (const Output& output : core.step()) {
+        EXPECT_EQ(output.token == -1, output.sequence == bad);
+        EXPECT_TRUE(std::isfinite(output.logprob));
+      }
+    EXPECT_EQ(core.scheduler().sequence(bad).finish, FinishReason::NumericalError);
+    EXPECT_EQ(core.scheduler().sequence(bad).tokens, ends.prompt);
+    EXPECT_EQ(core.scheduler().sequence(good).finish, FinishReason::Length);
+    return core.scheduler().sequence(good).tokens;
+  };
+  EXPECT_EQ(run(0), (std::vector<int32_t>{up, 7, 0, 0, 0, 0, 0, 0}));
+  const auto drawn = run(2);
+  EXPECT_EQ(run(2), drawn);
+  EXPECT_EQ(std::count(drawn.begin(), drawn.end(), infinite), 0);
+
+  fill(head, inf);  // all logits are -inf for 7, all are +inf for `up`
+  for (int32_t last : {7, up}) {
+    const auto id = core.scheduler().add(greedy({3, last}, 4));
+    while (core.scheduler().busy()) core.step();
+    EXPECT_EQ(core.scheduler().sequence(id).finish, FinishReason::NumericalError) << last;
+    EXPECT_EQ(core.scheduler().sequence(id).tokens.size(), 2u);
+  }
+}
+
 TEST_F(EngineTest, B17_WhatLiesInMemoryBeforeDoesNotReachATokenEver) {
   const auto prompt = some_tokens(11, kVocab, 7);
   Engine clean = open();
@@ -308,18 +359,7 @@ TEST_F(EngineTest, B41_AForkedChildIsToldAndTheParentUntouched) {
   Engine engine = open();
   const auto prompt = some_tokens(5, kVocab, 21);
   const auto expected = generate(engine, {greedy(prompt, 10)});
-  const pid_t child = fork();
-  if (child == 0) {
-    try {
-      engine.step();
-    } catch (const Error& error) {
-      _exit(error.kind() == ErrorKind::Misuse ? 7 : 1);
-    }
-    _exit(2);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << status;
+  EXPECT_TRUE(test::a_forked_child_is_refused(engine));
   EXPECT_EQ(generate(engine, {greedy(prompt, 10)}), expected);
 }
 

@@ -30,6 +30,28 @@ TEST(MemoryPlan, TotalsAreWhatTheEngineAllocatesToTheByte) {
   EXPECT_EQ(plan.total_bytes, total);
 }
 
+TEST(MemoryPlan, B27_AnArenaIsSealed) {
+  const auto device = make_host_device();
+  const auto expect_misuse = [&](const char* part, const std::function<void(Layout&)>& lay_out) {
+    try {
+      Arena arena(*device, "sealed", lay_out);
+      ADD_FAILURE() << "expected Misuse with " << part;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::Misuse);
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  };
+  int64_t size = 256;
+  expect_misuse("counted 256 bytes, placed 512", [&](Layout& layout) {
+    layout.place("grows", DType::u8, {size});
+    size += 256;
+  });
+  expect_misuse("placed twice", [](Layout& layout) {
+    layout.place("x", DType::u8, {1});
+    layout.place("x", DType::u8, {1});
+  });
+}
+
 TEST(MemoryPlan, HasEveryBufferOfTheStep) {
   const TinyConfig config;
   const MemoryPlan plan = plan_memory(config.path(), test::tiny_options(DeviceKind::Cuda));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fmt/format.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -98,6 +99,23 @@ inline std::vector<int32_t> some_tokens(int n, int vocab, uint32_t seed) {
     tokens.push_back(static_cast<int32_t>((seed >> 8) % static_cast<uint32_t>(vocab)));
   }
   return tokens;
+}
+
+// Forks, and lets the child take a step: whether it was refused with Misuse. The child leaves without any
+// destructor.
+inline bool a_forked_child_is_refused(Engine& engine) {
+  constexpr int kRefused = 7;
+  const pid_t child = fork();
+  if (child == 0) {
+    try {
+      engine.step();
+    } catch (const Error& error) {
+      _exit(error.kind() == ErrorKind::Misuse ? kRefused : 1);
+    }
+    _exit(2);
+  }
+  int status = 0;
+  return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == kRefused;
 }
 
 }  // namespace rondo::test

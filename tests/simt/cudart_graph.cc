@@ -52,6 +52,17 @@ void collect_pointers(const Operation& operation, const std::string& node,
 
 }  // namespace
 
+std::string held_by_a_graph(const void* base, size_t bytes) {
+  const auto* start = static_cast<const char*>(base);
+  std::vector<CapturedPointer> pointers;
+  for (CUgraphExec_st* exec : runtime().execs) collect_pointers(*exec->graph, "", pointers);
+  for (const CapturedPointer& p : pointers) {
+    const auto* address = static_cast<const char*>(p.address);
+    if (address >= start && address < start + bytes) return p.where;
+  }
+  return "";
+}
+
 void spoil(CUstream_st* stream) {
   if (stream->capture) stream->capture->invalid = true;
 }

@@ -162,4 +162,7 @@ void spoil(CUstream_st* stream);
 // The allocation that holds the address, or end().
 std::map<const char*, Block>::const_iterator find_block(const void* address);
 
+// Where a graph exec that is alive uses memory of [base, base + bytes), in words; "" if none does.
+std::string held_by_a_graph(const void* base, size_t bytes);
+
 }  // namespace fake::detail

@@ -79,7 +79,6 @@ inline void fence() {}
 }  // namespace simt
 
 // ---- barriers, votes, shuffles
-// -----------------------------------------------------------------------------------
 
 #define SIMT_AT ::simt::Where at = ::simt::Where::current()
 
@@ -160,7 +159,6 @@ inline unsigned __reduce_xor_sync(unsigned m, unsigned v, SIMT_AT) {
 [[noreturn]] inline void __trap(SIMT_AT) { simt::trap(at); }
 
 // ---- memory
-// ------------------------------------------------------------------------------------------------------
 
 inline void __threadfence() { simt::fence(); }
 inline void __threadfence_block() { simt::fence(); }
@@ -224,7 +222,6 @@ T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
 }
 
 // ---- integers and bits
-// -------------------------------------------------------------------------------------------
 
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __popcll(unsigned long long x) { return std::popcount(x); }
@@ -249,7 +246,6 @@ inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 
 // ---- arithmetic (expf, logf, fmaf, fminf, sincosf and the rest of C's are libm's)
-// -------------------------------------
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) noexcept { return std::exp(x); }

@@ -20,7 +20,6 @@
 namespace fake {
 
 // ---- faults
-// ------------------------------------------------------------------------------------------------------
 
 // The nth call of `api` from now (1 = the next) fails with `error` and has no other effect, save that a call
 // which releases something releases it all the same, and that a failed call on a capturing stream spoils the
@@ -43,7 +42,6 @@ void device_fault_at(uint64_t nth_operation, cudaError_t error);
 void unload_driver();
 
 // ---- the machine
-// -------------------------------------------------------------------------------------------------
 
 struct Device {
   int count = 1;
@@ -57,7 +55,6 @@ void set_device(const Device& device);
 void set_memory(size_t bytes);  // the device's memory; 1 GiB until set
 
 // ---- what happened
-// -----------------------------------------------------------------------------------------------
 
 std::map<std::string, uint64_t> calls();  // per function, failed ones included
 uint64_t calls(const std::string& api);
@@ -71,7 +68,6 @@ std::string misuse();       // undefined behaviour seen, kernel faults with thei
 void reset();
 
 // ---- captured graphs
-// ---------------------------------------------------------------------------------------------
 
 struct CapturedPointer {
   const void* address;
@@ -91,7 +87,6 @@ struct Allocation {
 Allocation allocation_of(const void* address);
 
 // ---- for the dialect and the cuBLASLt stand-in
-// -----------------------------------------------------------------------
 
 struct Argument {
   void* value;  // inside KernelLaunch::storage

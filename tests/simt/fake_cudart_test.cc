@@ -295,6 +295,26 @@ TEST_F(FakeCudart, CapturedPointersAreThoseThatReplayingUses) {
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
 }
 
+TEST_F(FakeCudart, FreeingMemoryThatAGraphStillUsesIsNoted) {
+  void* p = nullptr;
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  ASSERT_EQ(cudaMalloc(&p, 64), cudaSuccess);
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+  ASSERT_EQ(cudaMemsetAsync(static_cast<char*>(p) + 32, 0, 8, stream), cudaSuccess);
+  ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  EXPECT_EQ(fake::misuse(), "");
+  EXPECT_EQ(cudaFree(p), cudaSuccess);
+  EXPECT_NE(fake::misuse().find("that a graph exec still uses: node 0"), std::string::npos) << fake::misuse();
+  EXPECT_EQ(cudaGraphExecDestroy(exec), cudaSuccess);
+  EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+  fake::reset();
+}
+
 TEST_F(FakeCudart, ThreadsUseItAtOnce) {
   constexpr int kThreads = 4;
   std::vector<float> results(kThreads);

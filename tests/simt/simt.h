@@ -23,7 +23,6 @@ struct error : std::runtime_error {
 };
 
 // ---- for tests
-// -----------------------------------------------------------------------------------------------------
 
 // The order in which a block's threads run, and run on after a barrier. A kernel whose result depends on it
 // is wrong.
@@ -40,7 +39,6 @@ void set_options(const Options& options);
 Options options();
 
 // ---- for the runtime's stand-in
-// --------------------------------------------------------------------------------------
 
 enum class LaunchProblem { none, configuration, shared_memory };
 
@@ -59,7 +57,6 @@ void set_dynamic_shared_limit(const void* kernel, size_t bytes);
 size_t dynamic_shared_limit(const void* kernel);
 
 // ---- for device.h
-// ----------------------------------------------------------------------------------------------------
 
 struct Where {
   const char* file;
