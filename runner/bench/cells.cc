@@ -38,7 +38,7 @@ int64_t in_pages(int64_t positions, int64_t page_size) {
 }
 
 // Buckets, rows, slots and K/V for the points that are not left out.
-void fit_engine(Plan& plan, const std::vector<int>& buckets, int64_t max_rows, int64_t max_context) {
+void fit_engine(Plan& plan, const std::vector<int>& buckets, int64_t max_context) {
   EngineOptions& engine = plan.engine;
   std::set<int> needed;
   int64_t sequences = 1, positions = 1, longest = 1;
@@ -46,8 +46,8 @@ void fit_engine(Plan& plan, const std::vector<int>& buckets, int64_t max_rows, i
     if (!point.left_out.empty()) continue;
     longest = std::max(longest, point.context);
     if (point.prompt) {
-      for (int64_t rest = point.rows; rest > 0; rest -= max_rows)
-        needed.insert(bucket_for(buckets, std::min(rest, max_rows)));
+      for (int64_t rest = point.rows; rest > 0; rest -= plan.prompt_rows)
+        needed.insert(bucket_for(buckets, std::min(rest, plan.prompt_rows)));
       positions = std::max(positions, in_pages(point.context, engine.page_size));
     } else {
       needed.insert(bucket_for(buckets, point.rows));
@@ -97,9 +97,9 @@ Plan make_plan(const Options& options, bool cuda, uint64_t free_bytes, uint64_t 
   for (int64_t tokens : options.prompts)
     if (!options.verbs) plan.points.push_back({true, tokens, tokens, ""});
 
-  const int64_t max_rows = std::min<int64_t>(options.max_rows, kMostRows);
+  plan.prompt_rows = std::min<int64_t>(options.max_rows, kMostRows);
   while (true) {
-    fit_engine(plan, buckets, max_rows, options.engine.max_context);
+    fit_engine(plan, buckets, options.engine.max_context);
     const uint64_t needed = plan_memory(options.path, plan.engine).total_bytes + spare_bytes;
     if (needed <= free_bytes) return plan;
     Point* largest = nullptr;

@@ -22,6 +22,7 @@ struct Plan {
   std::vector<Mode> modes;
   std::vector<int64_t> threads;
   int64_t steps = 0;
+  int64_t prompt_rows = 0;  // of one step of a prompt, at most
 };
 
 // Throws InvalidArgument for what no device could do; points whose K/V does not fit in `free_bytes` beside

@@ -76,7 +76,7 @@ class Run {
     const int64_t V = rig_->dims().vocab_size;
     std::vector<int64_t> lengths(static_cast<size_t>(point.prompt ? 1 : point.rows), point.context);
     rig_->seat(lengths);
-    if (point.prompt) return prompt_rows(point.rows, rig_->dims().max_rows(), V);
+    if (point.prompt) return prompt_rows(point.rows, plan_.prompt_rows, V);
     return {decode_rows(point.rows, point.context, V)};
   }
 
