@@ -32,6 +32,7 @@ class Run {
       doing("reading memory for the ceiling");
       ceiling_ = rig_->read_ceiling(options_.ceiling_bytes);
       report_.ceilings.push_back({threads_, ceiling_, 0});
+      note_clocks();
       for (const Point& point : plan_.points) {
         if (report_.interrupted) break;
         options_.verbs ? measure_verbs(point) : measure_steps(point);
@@ -48,6 +49,15 @@ class Run {
     if (options_.progress) options_.progress(what);
   }
 
+  // Right after the device was busy: idle clocks say nothing.
+  void note_clocks() {
+    const DeviceState state = rig_->device().state();
+    Environment& e = report_.environment;
+    e.clock_mhz = state.clock_mhz;
+    e.max_clock_mhz = state.max_clock_mhz;
+    e.memory_clock_mhz = state.memory_clock_mhz;
+  }
+
   void describe() {
     const StepDims& dims = rig_->dims();
     Environment& e = report_.environment;
@@ -58,10 +68,6 @@ class Run {
     e.backend = rig_->core().backend().name;
     e.platform = rig_->device().platform();
     e.time = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
-    const DeviceState state = rig_->device().state();
-    e.clock_mhz = state.clock_mhz;
-    e.max_clock_mhz = state.max_clock_mhz;
-    e.memory_clock_mhz = state.memory_clock_mhz;
     report_.model = options_.path;
     report_.dtype = dtype_name(dims.weight_dtype);
     report_.random_weights = options_.engine.random_weights;

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include "runner/bench/measure.h"
 #include "runner/cli/commands.h"
 #include "runner/cli/output.h"
@@ -23,7 +25,11 @@ int run(const BenchOptions& options) {
     write_out(bench::render(report, bench::Format::Md));
   }
   if (caught_signal() != 0) throw Interrupted{caught_signal()};
-  return 0;
+  int64_t differ = 0;
+  for (const bench::Cell& cell : report.cells) differ += !cell.bit_equal.value_or(true);
+  if (differ == 0) return 0;
+  write_err(fmt::format("rondo: Internal: replay and eager left different bits in {} cells\n", differ));
+  return 1;
 }
 
 int run(const TraceOptions& options) {

@@ -19,8 +19,8 @@ void write_file(const std::string& path, const std::string& text) {
     file = nullptr;
   }
   if (file && written) return;
-  throw Error(ErrorKind::InvalidArgument, fmt::format("{}: expected {} bytes to be written, found: {}", path,
-                                                      text.size(), std::strerror(error)));
+  throw Error(ErrorKind::InvalidArgument,
+              fmt::format("{}: expected a file that can be written, found: {}", path, std::strerror(error)));
 }
 
 }  // namespace rondo::cli
