@@ -105,7 +105,6 @@ TEST_F(CudaBench, EventsTellTheTimeBetweenThem) {
   end->record();
   end->wait();
   EXPECT_GE(end->elapsed_ms(*start), 0);
-  EXPECT_LE(start->elapsed_ms(*end), 0) << "the other way round it is not later";
   EXPECT_NE(device->platform().find("CUDA"), std::string::npos) << device->platform();
 }
 
