@@ -9,12 +9,15 @@
 
 namespace rondo::bench {
 
-// Times of `samples` runs of `steps`, one behind the other.
+// Asked between two samples: whether to end.
+using Stop = std::function<bool()>;
+
+// Times of `samples` runs of `steps`, one behind the other; fewer where `stop` says so.
 struct Times {
   std::vector<double> ms;
   std::vector<double> host_us;
 };
-Times time_steps(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples);
+Times time_steps(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples, const Stop& stop);
 
 // Milliseconds of the device for one step, enqueued `samples` times back to back.
 std::vector<double> time_back_to_back(Rig& rig, Mode mode, const StepRows& step, int64_t samples);
@@ -25,6 +28,6 @@ std::vector<double> time_verb(Rig& rig, Verb verb, const StepRows& step, int64_t
 
 // Everything that `options` asks for. What it throws it throws before anything is measured, but for what
 // `progress` throws and a device that fails; Stopped by `stop()` is no error: the report says so.
-Report run(const Options& options, const std::function<bool()>& stop);
+Report run(const Options& options, const Stop& stop);
 
 }  // namespace rondo::bench

@@ -18,7 +18,7 @@ constexpr int64_t kMostBackToBack = 64;  // enqueued at once: a stream holds abo
 
 class Run {
  public:
-  Run(const Options& options, const Plan& plan, const std::function<bool()>& stop)
+  Run(const Options& options, const Plan& plan, const Stop& stop)
       : options_(options), plan_(plan), stop_(stop) {
     doing("opening the engine");
     rig_ = std::make_unique<Rig>(options.path, plan.engine);
@@ -131,8 +131,8 @@ class Run {
     for (int64_t repeat = 0; repeat < options_.repeat; ++repeat) {
       doing(fmt::format("{} rows, context {}, {}, repeat {} of {}", cell.rows, cell.context,
                         mode_name(cell.mode), repeat + 1, options_.repeat));
-      if (warmup) time_steps(*rig_, cell.mode, steps, warmup);
-      Times times = time_steps(*rig_, cell.mode, steps, samples);
+      if (warmup) time_steps(*rig_, cell.mode, steps, warmup, stop_);
+      Times times = time_steps(*rig_, cell.mode, steps, samples, stop_);
       ms.push_back(std::move(times.ms));
       host_us.push_back(std::move(times.host_us));
       if (const std::string why = rig_->device().state().slowed; !why.empty()) slowed.insert(why);
@@ -194,7 +194,7 @@ class Run {
 
   const Options& options_;
   const Plan& plan_;
-  const std::function<bool()>& stop_;
+  const Stop& stop_;
   std::unique_ptr<Rig> rig_;
   Report report_;
   int threads_ = 0;
@@ -203,7 +203,7 @@ class Run {
 
 }  // namespace
 
-Report run(const Options& options, const std::function<bool()>& stop) {
+Report run(const Options& options, const Stop& stop) {
   const bool cuda = options.engine.device == DeviceKind::Cuda ||
                     (options.engine.device == DeviceKind::Auto && choose_backend().cuda);
   EngineOptions device = options.engine;

@@ -38,10 +38,11 @@ void run_verb(Rig& rig, Verb verb, Bucket bucket) {
   }
 }
 
-Times time_waiting(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples) {
+Times time_waiting(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples,
+                   const Stop& stop) {
   Times times;
   const auto done = rig.device().make_event();
-  for (int64_t i = 0; i < samples; ++i) {
+  for (int64_t i = 0; i < samples && !stop(); ++i) {
     const auto start = Clock::now();
     for (const StepRows& step : steps) {
       rig.upload(step);
@@ -58,7 +59,7 @@ Times time_waiting(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int6
 }
 
 // A sample is the time from one step's tokens to the next one's; the first step has none before it.
-Times time_ahead(Rig& rig, const StepRows& step, int64_t samples) {
+Times time_ahead(Rig& rig, const StepRows& step, int64_t samples, const Stop& stop) {
   Times times;
   const std::unique_ptr<Event> done[] = {rig.device().make_event(), rig.device().make_event()};
   const auto enqueue = [&](int64_t i) {
@@ -69,7 +70,7 @@ Times time_ahead(Rig& rig, const StepRows& step, int64_t samples) {
   rig.upload(step);
   enqueue(0);
   Clock::time_point before;
-  for (int64_t i = 1; i <= samples + 1; ++i) {
+  for (int64_t i = 1; i <= samples + 1 && !stop(); ++i) {
     const auto start = Clock::now();
     enqueue(i);
     const auto enqueued = Clock::now();
@@ -96,9 +97,9 @@ const char* mode_name(Mode mode) {
   return "unknown";
 }
 
-Times time_steps(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples) {
-  return mode == Mode::Ahead ? time_ahead(rig, steps.back(), samples)
-                             : time_waiting(rig, mode, steps, samples);
+Times time_steps(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples, const Stop& stop) {
+  return mode == Mode::Ahead ? time_ahead(rig, steps.back(), samples, stop)
+                             : time_waiting(rig, mode, steps, samples, stop);
 }
 
 std::vector<double> time_back_to_back(Rig& rig, Mode mode, const StepRows& step, int64_t samples) {

@@ -95,7 +95,7 @@ std::string trace_step(const TraceOptions& options) {
   const StepRows step = decode_rows(options.rows, context, rig.dims().vocab_size);
   const Bucket bucket = bucket_of(rig.dims(), static_cast<int>(options.rows));
   const Mode mode = rig.has_graphs() ? Mode::Replay : Mode::Eager;
-  const Summary replayed = summarize({time_steps(rig, mode, {step}, kReplays).ms});
+  const Summary replayed = summarize({time_steps(rig, mode, {step}, kReplays, [] { return false; }).ms});
 
   TimedOps ops(rig.ops(), rig.device(), rig.model(), rig.buffers());
   const auto start = rig.device().make_timed_event();
