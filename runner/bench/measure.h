@@ -19,7 +19,7 @@ struct Times {
 };
 Times time_steps(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples, const Stop& stop);
 
-// Milliseconds of the device for one step, enqueued `samples` times back to back.
+// Milliseconds of the device for one step among others back to back: `samples` times the average of some.
 std::vector<double> time_back_to_back(Rig& rig, Mode mode, const StepRows& step, int64_t samples);
 
 // Microseconds of one run of a verb: a chain of it over all layers, so that no weight is still in a cache,

@@ -38,6 +38,7 @@ Json json_of(const Report& r) {
           {"max_rows", r.max_rows},
           {"page_size", r.page_size},
           {"weight_bytes_per_step", r.weight_bytes},
+          {"notes", r.notes},
           {"interrupted", r.interrupted}};
 }
 
@@ -280,6 +281,7 @@ std::string as_md(const Report& r) {
   if (!r.cells.empty()) text += "\n" + table(cell_columns(), r.cells);
   if (!r.verbs.empty()) text += "\n" + table(verb_columns(), r.verbs);
   if (!r.buckets.empty()) text += "\n" + table(bucket_columns(), r.buckets);
+  for (const std::string& note : r.notes) text += "\n" + note + "\n";
   if (r.interrupted) text += "\ninterrupted: not all was measured\n";
   return text;
 }

@@ -96,6 +96,7 @@ struct Report {
   std::vector<Cell> cells;
   std::vector<VerbCell> verbs;
   std::vector<BucketCost> buckets;
+  std::vector<std::string> notes;  // what has no line of its own to stand in
   bool interrupted = false;
 };
 

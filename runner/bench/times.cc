@@ -13,6 +13,7 @@ double us_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double, std::micro>(to - from).count();
 }
 
+constexpr int64_t kStepsBetweenEvents = 8;  // an event costs the device a microsecond or so
 constexpr int kRunsOfSmallVerbs =
     8;  // of a chain: those that a step runs once, and that a timer would see little of
 
@@ -36,6 +37,23 @@ void run_verb(Rig& rig, Verb verb, Bucket bucket) {
     case Verb::Logits: return several([&] { ops.logits(bucket); });
     case Verb::Sample: return several([&] { ops.sample(bucket); });
   }
+}
+
+// Milliseconds of one `run`, enqueued without a pause: events behind every `each` of them, `samples` times.
+template <class F>
+std::vector<double> between_events(Rig& rig, const F& run, int64_t each, int64_t samples) {
+  std::vector<std::unique_ptr<Event>> events;
+  for (int64_t i = 0; i <= samples; ++i) events.push_back(rig.device().make_timed_event());
+  run();  // the device is busy when the first event is recorded
+  for (int64_t i = 0; i <= samples; ++i) {
+    for (int64_t k = 0; i > 0 && k < each; ++k) run();
+    events[static_cast<size_t>(i)]->record();
+  }
+  rig.settle();
+  std::vector<double> ms;
+  for (size_t i = 1; i < events.size(); ++i)
+    ms.push_back(events[i]->elapsed_ms(*events[i - 1]) / static_cast<double>(each));
+  return ms;
 }
 
 Times time_waiting(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_t samples,
@@ -103,20 +121,9 @@ Times time_steps(Rig& rig, Mode mode, const std::vector<StepRows>& steps, int64_
 }
 
 std::vector<double> time_back_to_back(Rig& rig, Mode mode, const StepRows& step, int64_t samples) {
-  std::vector<std::unique_ptr<Event>> events;
-  for (int64_t i = 0; i <= samples; ++i) events.push_back(rig.device().make_timed_event());
   rig.upload(step);
-  rig.enqueue(mode,
-              static_cast<int>(step.rows.size()));  // the device is busy when the first event is recorded
-  events.front()->record();
-  for (int64_t i = 1; i <= samples; ++i) {
-    rig.enqueue(mode, static_cast<int>(step.rows.size()));
-    events[static_cast<size_t>(i)]->record();
-  }
-  rig.settle();
-  std::vector<double> ms;
-  for (size_t i = 1; i < events.size(); ++i) ms.push_back(events[i]->elapsed_ms(*events[i - 1]));
-  return ms;
+  return between_events(
+      rig, [&] { rig.enqueue(mode, static_cast<int>(step.rows.size())); }, kStepsBetweenEvents, samples);
 }
 
 std::vector<double> time_verb(Rig& rig, Verb verb, const StepRows& step, int64_t samples) {
@@ -133,18 +140,8 @@ std::vector<double> time_verb(Rig& rig, Verb verb, const StepRows& step, int64_t
   const auto run = [&] { recording ? recording->launch() : chain(); };
   const double runs =
       runs_per_layer(verb) ? static_cast<double>(rig.model().layers.size()) : kRunsOfSmallVerbs;
-  std::vector<std::unique_ptr<Event>> events;
-  for (int64_t i = 0; i <= samples; ++i) events.push_back(rig.device().make_timed_event());
-  run();
-  events.front()->record();
-  for (int64_t i = 1; i <= samples; ++i) {
-    run();
-    events[static_cast<size_t>(i)]->record();
-  }
-  rig.settle();
   std::vector<double> us;
-  for (size_t i = 1; i < events.size(); ++i)
-    us.push_back(1000 * events[i]->elapsed_ms(*events[i - 1]) / runs);
+  for (const double ms : between_events(rig, run, 1, samples)) us.push_back(1000 * ms / runs);
   return us;
 }
 
