@@ -2,7 +2,19 @@
 
 #include <unistd.h>
 
+#include <array>
+#include <cstdio>
+#include <optional>
+
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#else  // a toolkit's headers without NVTX: ranges are for profilers alone
+#define nvtxRangePushA(name) static_cast<void>(name)
+#define nvtxRangePop() static_cast<void>(0)
+#endif
+
 #include "buffers/cuda_check.h"
+#include "buffers/cuda_nvml.h"
 #include "buffers/error.h"
 
 namespace rondo {
@@ -71,8 +83,8 @@ void refuse_forked_child(pid_t owner) {
 
 class CudaEvent : public Event {
  public:
-  CudaEvent(cudaStream_t stream, pid_t owner) : stream_(stream), owner_(owner) {
-    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  CudaEvent(cudaStream_t stream, pid_t owner, unsigned flags) : stream_(stream), owner_(owner) {
+    check(cudaEventCreateWithFlags(&event_, flags), "cudaEventCreateWithFlags");
   }
   ~CudaEvent() override { release(cudaEventDestroy(event_)); }
 
@@ -83,6 +95,13 @@ class CudaEvent : public Event {
   void wait() override {
     refuse_forked_child(owner_);
     check(cudaEventSynchronize(event_), "cudaEventSynchronize, waiting for the device's work");
+  }
+  double elapsed_ms(const Event& start) const override {
+    refuse_forked_child(owner_);
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, static_cast<const CudaEvent&>(start).event_, event_),
+          "cudaEventElapsedTime");
+    return ms;
   }
 
  private:
@@ -102,6 +121,18 @@ class CudaDeviceImpl : public CudaDevice {
 
   cudaStream_t stream() const override { return stream_; }
   std::string description() const override { return description_; }
+
+  std::string platform() override {
+    refuse_forked_child(owner_);
+    const CudaReport report = probe_cuda();
+    const std::string driver = nvml().driver_version();
+    return (driver.empty() ? "driver of CUDA " + version_text(report.driver_version) : "driver " + driver) +
+           ", CUDA " + version_text(report.runtime_version);
+  }
+  DeviceState state() override {
+    refuse_forked_child(owner_);
+    return nvml().state();
+  }
 
   uint64_t free_bytes() const override {
     refuse_forked_child(owner_);
@@ -131,7 +162,11 @@ class CudaDeviceImpl : public CudaDevice {
 
   std::unique_ptr<Event> make_event() override {
     refuse_forked_child(owner_);
-    return std::make_unique<CudaEvent>(stream_, owner_);
+    return std::make_unique<CudaEvent>(stream_, owner_, cudaEventDisableTiming);
+  }
+  std::unique_ptr<Event> make_timed_event() override {
+    refuse_forked_child(owner_);
+    return std::make_unique<CudaEvent>(stream_, owner_, cudaEventDefault);
   }
 
   void write(void* to, const void* from_pinned, uint64_t bytes) override {
@@ -151,8 +186,23 @@ class CudaDeviceImpl : public CudaDevice {
     refuse_forked_child(owner_);
     check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize, waiting for the device's work");
   }
+  void begin_range(const char* name) override { nvtxRangePushA(name); }
+  void end_range() override { nvtxRangePop(); }
 
  private:
+  // Opened when it is first asked: an engine has no use for it.
+  Nvml& nvml() {
+    if (!nvml_) {
+      cudaDeviceProp properties{};
+      check(cudaGetDeviceProperties(&properties, ordinal_), "cudaGetDeviceProperties");
+      std::array<char, 32> bus_id{};
+      std::snprintf(bus_id.data(), bus_id.size(), "%08x:%02x:%02x.0", properties.pciDomainID,
+                    properties.pciBusID, properties.pciDeviceID);
+      nvml_.emplace(bus_id.data());
+    }
+    return *nvml_;
+  }
+
   template <class B>
   static std::unique_ptr<Block> own(void* data, uint64_t bytes, cudaError_t (*free)(void*)) {
     try {
@@ -185,6 +235,7 @@ class CudaDeviceImpl : public CudaDevice {
   std::string description_;
   pid_t owner_;
   cudaStream_t stream_ = nullptr;
+  std::optional<Nvml> nvml_;
 };
 
 }  // namespace

@@ -29,6 +29,16 @@ class Event {
   virtual ~Event() = default;
   virtual void record() = 0;  // here, behind everything enqueued so far
   virtual void wait() = 0;    // until the recorded point is reached; returns at once if none was recorded
+  // Milliseconds that the device took from `start` to here. Both are timed events, recorded and waited for.
+  virtual double elapsed_ms(const Event& start) const = 0;
+};
+
+// What says whether a measurement was disturbed. Zeros and empty words: it cannot be told.
+struct DeviceState {
+  int clock_mhz = 0;  // of the multiprocessors, now
+  int max_clock_mhz = 0;
+  int memory_clock_mhz = 0;
+  std::string slowed;  // why the clocks are held down now: "power cap"; empty: they are not
 };
 
 // Calls are made by one thread at a time; any thread will do after activate(). Copies are enqueued: the host
@@ -39,16 +49,33 @@ class Device {
   virtual ~Device() = default;
 
   virtual std::string description() const = 0;  // "NVIDIA H200 (cuda:0)"
-  virtual uint64_t free_bytes() const = 0;      // what allocate() may hope for
-  virtual void activate() = 0;                  // makes the calling thread fit to use the device
+  virtual std::string platform() = 0;           // "driver 580.159.04, CUDA 13.0", a CPU's model
+  virtual DeviceState state() = 0;
+  virtual uint64_t free_bytes() const = 0;  // what allocate() may hope for
+  virtual void activate() = 0;              // makes the calling thread fit to use the device
   virtual std::unique_ptr<Block> allocate(uint64_t bytes, const std::string& what) = 0;  // uninitialised
   virtual std::unique_ptr<Block> allocate_pinned(uint64_t bytes, const std::string& what) = 0;  // host memory
   virtual std::unique_ptr<Event> make_event() = 0;
+  virtual std::unique_ptr<Event> make_timed_event() = 0;  // for elapsed_ms(); costs the device a little more
   virtual void write(void* to, const void* from_pinned, uint64_t bytes) = 0;
   virtual void read(void* to_pinned, const void* from, uint64_t bytes) = 0;
   virtual void copy(void* to, const void* from, uint64_t bytes) = 0;  // within the device
   virtual void fill(void* to, int byte, uint64_t bytes) = 0;
   virtual void synchronize() = 0;
+  // A named range on the calling thread in a profiler's timeline, where the backend has a profiler.
+  virtual void begin_range(const char* name) { static_cast<void>(name); }
+  virtual void end_range() {}
+};
+
+// A named range for as long as it lives.
+class Range {
+ public:
+  Range(Device& device, const char* name) : device_(device) { device_.begin_range(name); }
+  ~Range() { device_.end_range(); }
+  Range(const Range&) = delete;  // ends once
+
+ private:
+  Device& device_;
 };
 
 // Host memory and no stream: everything has happened when the call returns.

@@ -2,7 +2,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
+#include <fstream>
+#include <string>
 
 #include "buffers/arena.h"
 #include "buffers/device.h"
@@ -23,13 +26,31 @@ class MappedBlock : public Block {
 
 class HostEvent : public Event {
  public:
-  void record() override {}
+  void record() override { when_ = Clock::now(); }
   void wait() override {}
+  double elapsed_ms(const Event& start) const override {
+    return std::chrono::duration<double, std::milli>(when_ - static_cast<const HostEvent&>(start).when_)
+        .count();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point when_;
 };
 
 class HostDevice : public Device {
  public:
   std::string description() const override { return "cpu"; }
+
+  std::string platform() override {
+    std::ifstream info("/proc/cpuinfo");
+    for (std::string line; std::getline(info, line);)
+      if (line.starts_with("model name") && line.find(": ") != std::string::npos)
+        return line.substr(line.find(": ") + 2);
+    return "CPU of an unknown model";
+  }
+
+  DeviceState state() override { return {}; }
 
   uint64_t free_bytes() const override {
     const long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
@@ -53,6 +74,7 @@ class HostDevice : public Device {
   }
 
   std::unique_ptr<Event> make_event() override { return std::make_unique<HostEvent>(); }
+  std::unique_ptr<Event> make_timed_event() override { return std::make_unique<HostEvent>(); }
   void write(void* to, const void* from_pinned, uint64_t bytes) override {
     std::memcpy(to, from_pinned, bytes);
   }

@@ -96,20 +96,11 @@ class CudaRecorder : public Recorder {
   explicit CudaRecorder(CudaDevice& device) : device_(device) {}
 
   std::unique_ptr<Recording> record(const std::function<void()>& step, RecordingCost& cost) override {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    check(cudaStreamIsCapturing(device_.stream(), &status), "cudaStreamIsCapturing");
-    if (status != cudaStreamCaptureStatusNone)
-      throw Error(ErrorKind::Misuse,
-                  "the device's stream is being captured already: a step cannot be recorded within another");
-
+    const Range range(device_, "capture");
     RecordingCost found;
-    Stopwatch watch;
     Graph graph;
-    {
-      Capture capture(device_.stream());
-      step();
-      capture.end(graph);
-    }
+    Stopwatch watch;
+    capture(step, graph);
     found.capture_ms = watch.lap();
 
     size_t nodes = 0;
@@ -130,7 +121,25 @@ class CudaRecorder : public Recorder {
     return recording;
   }
 
+  void draw(const std::function<void()>& step, const std::string& path) override {
+    Graph graph;
+    capture(step, graph);
+    check(cudaGraphDebugDotPrint(graph.get(), path.c_str(), cudaGraphDebugDotFlagsKernelNodeParams),
+          ("cudaGraphDebugDotPrint to " + path).c_str());
+  }
+
  private:
+  void capture(const std::function<void()>& step, Graph& graph) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(device_.stream(), &status), "cudaStreamIsCapturing");
+    if (status != cudaStreamCaptureStatusNone)
+      throw Error(ErrorKind::Misuse,
+                  "the device's stream is being captured already: a step cannot be recorded within another");
+    Capture open(device_.stream());
+    step();
+    open.end(graph);
+  }
+
   CudaDevice& device_;
 };
 

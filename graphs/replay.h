@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace rondo {
@@ -31,6 +32,8 @@ class Recorder {
   // Calls `step` once while the stream is being captured: nothing it enqueues runs. Whatever it throws ends
   // the capture and is thrown on; the stream is usable afterwards.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& step, RecordingCost& cost) = 0;
+  // The same capture, written to a file as text for Graphviz and dropped.
+  virtual void draw(const std::function<void()>& step, const std::string& path) = 0;
 };
 
 enum class ReplayPolicy {

@@ -18,6 +18,7 @@ Backend make_cpu_backend(int threads) {
   backend.make_ops = [threads](const StepDims& dims, const StepBuffers& buffers, const Model& model) {
     return make_cpu_ops(dims, buffers, model, threads);
   };
+  backend.make_reader = [threads] { return make_cpu_reader(threads); };
   return backend;
 }
 
@@ -31,6 +32,7 @@ Backend make_cuda_backend(int ordinal) {
   backend.make_ops = [cuda](const StepDims& dims, const StepBuffers& buffers, const Model& model) {
     return make_cuda_ops(dims, buffers, model, cuda->stream());
   };
+  backend.make_reader = [cuda] { return make_cuda_reader(cuda->stream()); };
   backend.make_recorder = [cuda] { return make_cuda_recorder(*cuda); };
   return backend;
 }

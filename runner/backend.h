@@ -8,6 +8,7 @@
 #include "buffers/device.h"
 #include "graphs/replay.h"
 #include "kernels/ops.h"
+#include "kernels/read.h"
 #include "runner/engine.h"
 
 namespace rondo {
@@ -17,6 +18,7 @@ struct Backend {
   std::string name;  // "cpu" or "cuda"
   std::unique_ptr<Device> device;
   std::function<std::unique_ptr<Ops>(const StepDims&, const StepBuffers&, const Model&)> make_ops;
+  std::function<std::unique_ptr<Reader>()> make_reader;
   std::function<std::unique_ptr<Recorder>()> make_recorder;  // null where the backend has no graphs
 };
 

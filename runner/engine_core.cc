@@ -184,6 +184,7 @@ EngineCore::~EngineCore() {
 
 void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
                      std::span<const Sequence* const> sequences) {
+  const Range range(*backend_.device, "step");
   const Bucket bucket = bucket_of(dims_, static_cast<int>(rows.size()));
   inputs_->begin();
   std::copy(rows.begin(), rows.end(), inputs_->rows().begin());

@@ -49,6 +49,10 @@ class EngineCore {
   const StepBuffers& buffers() const { return buffers_; }
   const Model& model() const { return weights_.model; }
   Device& device() { return *backend_.device; }
+  const Backend& backend() const { return backend_; }
+  Ops& ops() { return *ops_; }
+  StepInputs& inputs() { return *inputs_; }
+  Replayer& replayer() { return *replayer_; }
   std::vector<const Arena*> arenas() const { return {weights_.arena.get(), pages_.get(), step_.get()}; }
 
   // Held by every public call for as long as it takes: one thread at a time, not in a forked child, not on a

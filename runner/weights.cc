@@ -132,6 +132,7 @@ ReadWeight random_weights(uint64_t seed, DType dtype) {
 
 Weights load_weights(Device& device, const ModelConfig& config, DType dtype, const ReadWeight& read,
                      const std::function<void(uint64_t, uint64_t)>& progress) {
+  const Range range(device, "load");
   Weights weights;
   WeightLayout placed;
   weights.arena = std::make_unique<Arena>(

@@ -33,7 +33,7 @@ TEST(Ptxas, NoKernelSpillsRegisters) {
 // The kernels that stream do it 16 bytes at a time.
 TEST(Ptxas, StreamingKernelsLoadSixteenBytes) {
   static const std::regex wide(R"(ld\.global[a-zA-Z0-9_.:]*\.v(4\.(b|u|f|s)32|2\.(b|u|f|s)64))");
-  for (const char* file : {"attention.cu", "rmsnorm.cu", "embed.cu", "silu_mul.cu"}) {
+  for (const char* file : {"attention.cu", "rmsnorm.cu", "embed.cu", "silu_mul.cu", "read.cu"}) {
     const std::filesystem::path path = std::string(RONDO_OBJECTS) + "/kernels/cuda/" + file + ".o.ptx";
     std::ifstream in(path);
     ASSERT_TRUE(in) << path;

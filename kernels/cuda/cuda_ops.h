@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "kernels/ops.h"
+#include "kernels/read.h"
 
 namespace rondo {
 
@@ -22,5 +23,8 @@ struct CudaForms {
 // cuBLASLt plans are made the first time a shape is seen and kept, so that a captured step finds them made.
 std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
                                    cudaStream_t stream, CudaForms forms = {});
+
+// On the calling thread's device, whose stream it is.
+std::unique_ptr<Reader> make_cuda_reader(cudaStream_t stream);
 
 }  // namespace rondo

@@ -8,6 +8,8 @@ namespace rondo::cli {
 int run(const GenerateOptions& options);
 int run(const ScoreOptions& options);
 int run(const InspectOptions& options);
+int run(const BenchOptions& options);
+int run(const TraceOptions& options);
 int run(const DoctorOptions& options);
 int run(const Help& help);
 

@@ -72,4 +72,26 @@ std::vector<int32_t> parse_ids(const std::string& option, const std::string& tex
   }
 }
 
+std::vector<int64_t> parse_ranges(const std::string& option, const std::string& text, int64_t low,
+                                  int64_t high) {
+  constexpr size_t kMost = 4096;
+  const std::string expected =
+      fmt::format("numbers or ascending ranges from {} to {}, divided by single commas (1-8,16)", low, high);
+  std::vector<int64_t> values;
+  size_t begin = 0;
+  while (true) {
+    const size_t comma = text.find(',', begin);
+    const std::string part = text.substr(begin, comma - begin);
+    const size_t dash = part.find('-', 1);
+    const auto first = whole<int64_t>(part.substr(0, dash));
+    const auto last = dash == std::string::npos ? first : whole<int64_t>(part.substr(dash + 1));
+    if (!first || !last || *first < low || *last > high || *first > *last) refuse(option, expected, text);
+    if (static_cast<size_t>(*last - *first) >= kMost - values.size())
+      refuse(option, fmt::format("at most {} numbers", kMost), text);
+    for (int64_t value = *first; value <= *last; ++value) values.push_back(value);
+    if (comma == std::string::npos) return values;
+    begin = comma + 1;
+  }
+}
+
 }  // namespace rondo::cli

@@ -7,7 +7,8 @@
 #include <limits>
 #include <memory>
 
-#include "runner/cli/numbers.h"
+#include "runner/cli/bench_options.h"
+#include "runner/cli/flags.h"
 
 namespace rondo::cli {
 namespace {
@@ -22,20 +23,8 @@ struct PromptFlags {
   CLI::Option* ids = nullptr;
 };
 
-// As given, before the checks that need more than one option.
-struct ModelFlags {
-  std::string model;
-  std::string config;
-  bool random_weights = false;
-  bool weights_seed_given = false;
-  bool max_sequences_given = false;
-  EngineOptions engine;
-};
+}  // namespace
 
-using Handler = std::function<void(const std::string& text)>;
-
-// CLI11 finds the option; the text goes to `handler` untouched (CLI11's own conversions read 010 as 8 and {}
-// as nothing).
 CLI::Option* add_text(CLI::App* app, const std::string& name, const std::string& type,
                       const std::string& help, Handler handler) {
   CLI::callback_t each = [handler = std::move(handler)](const CLI::results_t& texts) {
@@ -45,20 +34,14 @@ CLI::Option* add_text(CLI::App* app, const std::string& name, const std::string&
   return app->add_option(name, std::move(each), help)->type_name(type);
 }
 
-template <class T>
-CLI::Option* add_integer(CLI::App* app, const std::string& name, T* value, int64_t low, int64_t high,
-                         const std::string& help) {
-  return add_text(app, name, "N", help, [=](const std::string& text) {
-    *value = static_cast<T>(parse_integer(name, text, low, high));
-  });
-}
+void refuse(const std::string& message) { throw Error(ErrorKind::InvalidArgument, message); }
+
+namespace {
 
 void add_real(CLI::App* app, const std::string& name, float* value, const RealRange& range,
               const std::string& help) {
   add_text(app, name, "X", help, [=](const std::string& text) { *value = parse_real(name, text, range); });
 }
-
-[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorKind::InvalidArgument, message); }
 
 void set_device(const std::string& text, EngineOptions& engine) {
   engine.device_index = 0;
@@ -89,12 +72,32 @@ void set_graph(const std::string& text, EngineOptions& engine) {
   }
 }
 
-void add_model_flags(CLI::App* app, ModelFlags* flags) {
-  EngineOptions* engine = &flags->engine;
+}  // namespace
+
+void add_path_flags(CLI::App* app, ModelFlags* flags) {
   add_text(app, "--model", "DIR", "A Hugging Face checkpoint directory",
            [=](const std::string& text) { flags->model = text; });
   add_text(app, "--config", "FILE", "A config.json, in place of --model",
            [=](const std::string& text) { flags->config = text; });
+}
+
+void add_weights_flags(CLI::App* app, ModelFlags* flags) {
+  EngineOptions* engine = &flags->engine;
+  app->add_flag("--random-weights", flags->random_weights,
+                "With --config: the shape, filled with random weights");
+  add_text(app, "--weights-seed", "N", "Seed of --random-weights [0]", [=](const std::string& text) {
+    engine->weights_seed = parse_seed("--weights-seed", text);
+    flags->weights_seed_given = true;
+  });
+  add_text(app, "--device", "DEVICE", "auto, cpu, cuda or cuda:N [auto]",
+           [=](const std::string& text) { set_device(text, *engine); });
+}
+
+namespace {
+
+void add_model_flags(CLI::App* app, ModelFlags* flags) {
+  EngineOptions* engine = &flags->engine;
+  add_path_flags(app, flags);
   add_integer(app, "--max-rows", &engine->max_rows, 1, kMaxInt,
               "Rows (tokens) per step, the largest bucket [64]");
   add_integer(app, "--max-context", &engine->max_context, 1, std::numeric_limits<int64_t>::max(),
@@ -112,14 +115,7 @@ void add_max_sequences(CLI::App* app, ModelFlags* flags) {
 
 void add_run_flags(CLI::App* app, ModelFlags* flags) {
   EngineOptions* engine = &flags->engine;
-  app->add_flag("--random-weights", flags->random_weights,
-                "With --config: the shape, filled with random weights");
-  add_text(app, "--weights-seed", "N", "Seed of --random-weights [0]", [=](const std::string& text) {
-    engine->weights_seed = parse_seed("--weights-seed", text);
-    flags->weights_seed_given = true;
-  });
-  add_text(app, "--device", "DEVICE", "auto, cpu, cuda or cuda:N [auto]",
-           [=](const std::string& text) { set_device(text, *engine); });
+  add_weights_flags(app, flags);
   add_text(app, "--graph", "MODE",
            "auto (capture at start where there are graphs), require, lazy or off [auto]",
            [=](const std::string& text) { set_graph(text, *engine); });
@@ -155,6 +151,8 @@ std::vector<Prompt> prompts_in_order(const CLI::App& app, const PromptFlags& fla
   return prompts;
 }
 
+}  // namespace
+
 Target checked_target(const ModelFlags& flags, bool needs_weights) {
   const bool model = !flags.model.empty();
   const bool config = !flags.config.empty();
@@ -176,6 +174,8 @@ Target checked_target(const ModelFlags& flags, bool needs_weights) {
   target.engine.random_weights = flags.random_weights;
   return target;
 }
+
+namespace {
 
 // One command: its flags, and how to make its options once they are parsed.
 class GenerateCommand {
@@ -307,6 +307,8 @@ Command parse_command_line(int argc, const char* const* argv) {
   GenerateCommand generate(&app);
   ScoreCommand score(&app);
   InspectCommand inspect(&app);
+  BenchCommand bench(&app);
+  TraceCommand trace(&app);
   app.add_subcommand("doctor", "Devices, driver, toolkit, CPU features, and which backend auto takes");
   try {
     app.parse(argc, argv);
@@ -317,15 +319,18 @@ Command parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::CallForVersion& e) {
     return Help{std::string(e.what()) + "\n"};
   } catch (const CLI::RequiredError&) {
-    refuse(fmt::format(
-        "expected one command: generate, score, inspect or doctor, found {} (rondo --help says more)",
-        argc > 1 ? fmt::format("\"{}\"", argv[1]) : "none"));
+    refuse(
+        fmt::format("expected one command: generate, score, inspect, bench, trace or doctor, found {} (rondo "
+                    "--help says more)",
+                    argc > 1 ? fmt::format("\"{}\"", argv[1]) : "none"));
   } catch (const CLI::ParseError& e) {
     refuse(fmt::format("{} (rondo --help says more)", e.what()));
   }
   if (generate.parsed()) return generate.options();
   if (score.parsed()) return score.options();
   if (inspect.parsed()) return inspect.options();
+  if (bench.parsed()) return bench.options();
+  if (trace.parsed()) return trace.options();
   return DoctorOptions{};
 }
 

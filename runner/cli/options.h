@@ -6,6 +6,9 @@
 #include <variant>
 #include <vector>
 
+#include "runner/bench/options.h"
+#include "runner/bench/report.h"
+#include "runner/bench/trace.h"
 #include "runner/engine.h"
 
 namespace rondo::cli {
@@ -42,6 +45,17 @@ struct InspectOptions {
   bool json = false;
 };
 
+struct BenchOptions {
+  bench::Options bench;
+  bench::Format format = bench::Format::Md;
+  std::string output;  // a file; empty: standard output
+};
+
+struct TraceOptions {
+  bench::TraceOptions trace;
+  std::string output;
+};
+
 struct DoctorOptions {};
 
 // Not a command: --help or --version was asked for, and this is the answer.
@@ -49,7 +63,8 @@ struct Help {
   std::string text;
 };
 
-using Command = std::variant<GenerateOptions, ScoreOptions, InspectOptions, DoctorOptions, Help>;
+using Command = std::variant<GenerateOptions, ScoreOptions, InspectOptions, BenchOptions, TraceOptions,
+                             DoctorOptions, Help>;
 
 // Throws Error (InvalidArgument) that names the option, what it expects and what it found.
 Command parse_command_line(int argc, const char* const* argv);

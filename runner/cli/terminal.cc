@@ -99,4 +99,16 @@ void Progress::update(uint64_t done, uint64_t total) {
       fmt::format("\rloading {:3.0f} % ({:.2f} of {:.2f} GB)\x1b[K", 100 * is / of, is / 1e9, of / 1e9));
 }
 
+StatusLine::StatusLine() : terminal_(isatty(STDERR_FILENO) == 1) {}
+
+StatusLine::~StatusLine() {
+  if (shown_) write_err("\r\x1b[K");
+}
+
+void StatusLine::show(const std::string& text) {
+  if (!terminal_) return;
+  shown_ = true;
+  write_err("\r" + one_line(text) + "\x1b[K");
+}
+
 }  // namespace rondo::cli

@@ -50,4 +50,19 @@ class Progress {
   Clock::time_point next_;
 };
 
+// One line on standard error that says what is being done, written over and over; silent off a terminal.
+class StatusLine {
+ public:
+  StatusLine();
+  ~StatusLine();
+  StatusLine(const StatusLine&) = delete;
+  StatusLine& operator=(const StatusLine&) = delete;
+
+  void show(const std::string& text);
+
+ private:
+  bool terminal_;
+  bool shown_ = false;
+};
+
 }  // namespace rondo::cli

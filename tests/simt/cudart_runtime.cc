@@ -33,6 +33,7 @@ const char* const kFunctions[] = {
     "cudaGetDevice",
     "cudaGetDeviceCount",
     "cudaGetDeviceProperties",
+    "cudaGraphDebugDotPrint",
     "cudaGraphDestroy",
     "cudaGraphExecDestroy",
     "cudaGraphGetNodes",

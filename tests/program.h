@@ -1,0 +1,151 @@
+// The program run as a user runs it, for tests of what it prints, refuses and returns.
+#pragma once
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "tests/support.h"
+
+namespace rondo::test {
+
+using Json = nlohmann::json;
+using Arguments = std::vector<std::string>;
+
+// The program running, its standard output and error on pipes.
+class Process {
+ public:
+  explicit Process(const Arguments& arguments) {
+    std::array<int, 2> out{};
+    std::array<int, 2> err{};
+    if (pipe2(out.data(), O_CLOEXEC) != 0 || pipe2(err.data(), O_CLOEXEC) != 0) fail("pipe2");
+    std::vector<char*> argv;
+    std::string program = RONDO_BINARY;
+    argv.push_back(program.data());
+    Arguments copy = arguments;
+    for (std::string& argument : copy) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    pid_ = fork();
+    if (pid_ < 0) fail("fork");
+    if (pid_ == 0) {
+      dup2(out[1], STDOUT_FILENO);
+      dup2(err[1], STDERR_FILENO);
+      execv(argv[0], argv.data());
+      _exit(127);
+    }
+    close(out[1]);
+    close(err[1]);
+    out_ = out[0];
+    err_ = err[0];
+  }
+  ~Process() {
+    close_output();
+    close(err_);
+    if (!waited_) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  Process(const Process&) = delete;  // one process, one owner
+
+  pid_t pid() const { return pid_; }
+
+  char read_byte() {
+    char byte = 0;
+    if (read(out_, &byte, 1) != 1) fail("read");
+    return byte;
+  }
+
+  void close_output() {
+    if (out_ >= 0) close(out_);
+    out_ = -1;
+  }
+
+  struct Result {
+    int status = -1;  // exit status; 1000 + n for death by signal n
+    std::string out;
+    std::string err;
+  };
+
+  // Reads both pipes to their ends, so that neither can block the program.
+  Result finish() {
+    Result result;
+    std::array<pollfd, 2> fds{pollfd{out_, POLLIN, 0}, pollfd{err_, POLLIN, 0}};
+    const std::array<std::string*, 2> texts{&result.out, &result.err};
+    size_t open = out_ >= 0 ? 2 : 1;
+    while (open > 0) {
+      if (poll(fds.data(), fds.size(), -1) < 0) fail("poll");
+      for (size_t i = 0; i < fds.size(); ++i) {
+        if (fds[i].fd < 0 || fds[i].revents == 0) continue;
+        std::array<char, 4096> bytes{};
+        const ssize_t n = read(fds[i].fd, bytes.data(), bytes.size());
+        if (n > 0) {
+          texts[i]->append(bytes.data(), static_cast<size_t>(n));
+        } else {
+          fds[i].fd = -1;
+          --open;
+        }
+      }
+    }
+    int status = 0;
+    if (waitpid(pid_, &status, 0) != pid_) fail("waitpid");
+    waited_ = true;
+    result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+    return result;
+  }
+
+ private:
+  [[noreturn]] static void fail(const char* what) {
+    throw std::system_error(errno, std::generic_category(), what);
+  }
+
+  pid_t pid_ = -1;
+  int out_ = -1;
+  int err_ = -1;
+  bool waited_ = false;
+};
+
+inline Process::Result rondo_program(const Arguments& arguments) { return Process(arguments).finish(); }
+
+// A byte-level shape with random weights, on the CPU.
+inline Arguments on_cpu(const std::string& command, const std::string& config, const Arguments& more) {
+  Arguments arguments = {command, "--config",   config, "--random-weights", "--device",
+                         "cpu",   "--max-rows", "8",    "--threads",        "2"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+inline TinySizes byte_level() {
+  TinySizes sizes;
+  sizes.vocab = 256;
+  return sizes;
+}
+
+inline Json parsed(const Process::Result& result) {
+  EXPECT_EQ(result.status, 0) << result.err;
+  return Json::parse(result.out);
+}
+
+inline void expect_refused(const Arguments& arguments, const std::string& kind, const std::string& naming) {
+  const Process::Result result = rondo_program(arguments);
+  const std::string said = fmt::format("{}: {}", fmt::join(arguments, " "), result.err);
+  EXPECT_EQ(result.status, 2) << said;
+  EXPECT_EQ(result.out, "") << said;
+  EXPECT_EQ(result.err.find('\n'), result.err.size() - 1) << "one line: " << said;
+  EXPECT_TRUE(result.err.starts_with("rondo: " + kind + ": ")) << said;
+  EXPECT_NE(result.err.find(naming), std::string::npos) << said;
+}
+
+}  // namespace rondo::test
