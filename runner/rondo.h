@@ -78,15 +78,17 @@ typedef enum rondo_event_kind {
   RONDO_EVENT_ADD = 0,
   RONDO_EVENT_FORK = 1,
   RONDO_EVENT_RESUME = 2,
-  RONDO_EVENT_CANCEL = 3,
-  RONDO_EVENT_REMOVE = 4,
-  RONDO_EVENT_ADMIT = 5,
-  RONDO_EVENT_PREEMPT = 6,
-  RONDO_EVENT_FINISH = 7,
-  RONDO_EVENT_STEP = 8
+  RONDO_EVENT_VERIFY = 3,
+  RONDO_EVENT_RESTORE = 4,
+  RONDO_EVENT_CANCEL = 5,
+  RONDO_EVENT_REMOVE = 6,
+  RONDO_EVENT_ADMIT = 7,
+  RONDO_EVENT_PREEMPT = 8,
+  RONDO_EVENT_FINISH = 9,
+  RONDO_EVENT_STEP = 10
 } rondo_event_kind;
 
-// One line of the scheduler's log: rondo::LogEvent without the request.
+// One line of the scheduler's log: rondo::LogEvent without what was handed in (requests, drafts, bytes).
 typedef struct rondo_event {
   uint64_t step;
   rondo_sequence sequence;
@@ -216,6 +218,8 @@ rondo_status rondo_add(rondo_engine* engine, const rondo_request* request, rondo
 rondo_status rondo_cancel(rondo_engine* engine, rondo_sequence sequence);
 rondo_status rondo_resume(rondo_engine* engine, rondo_sequence sequence, int64_t length,
                           int32_t max_new_tokens);
+rondo_status rondo_fork(rondo_engine* engine, rondo_sequence source, const rondo_sampling* sampling,
+                        rondo_sequence* fork);
 rondo_status rondo_remove(rondo_engine* engine, rondo_sequence sequence);
 
 // Copies at most `capacity` ids, the first ones, and says in `count` how many there are. `ids` may be NULL if
@@ -247,11 +251,21 @@ rondo_status rondo_step(rondo_engine* engine, const rondo_output** outputs, size
 // True also where asking fails, so that a loop that steps while it is busy meets the error in rondo_step().
 bool rondo_busy(const rondo_engine* engine);
 
+// Waits until there is something for rondo_step() to do, or for `seconds`.
+rondo_status rondo_wait(rondo_engine* engine, double seconds, bool* ready);
+
+rondo_status rondo_verify(rondo_engine* engine, rondo_sequence sequence, const int32_t* drafts,
+                          size_t draft_count, size_t* accepted);
+
 // The callback sees vocab_size logits that are gone when it returns; anything but 0 ends the call with
 // RONDO_STOPPED.
 rondo_status rondo_score(rondo_engine* engine, const int32_t* prompt, size_t prompt_count,
                          int (*each)(void* user, int64_t position, const float* logits, size_t vocab_size),
                          void* user);
+
+// A sequence as bytes, to be freed with rondo_free(), and back.
+rondo_status rondo_save(rondo_engine* engine, rondo_sequence sequence, void** bytes, size_t* size);
+rondo_status rondo_restore(rondo_engine* engine, const void* bytes, size_t size, rondo_sequence* sequence);
 
 // ---- Looking at it ----
 
@@ -310,6 +324,9 @@ typedef struct rondo_stats {
 
 // `stats->struct_size` must be set; the rest is written.
 rondo_status rondo_get_stats(rondo_engine* engine, rondo_stats* stats);
+
+// The same in the Prometheus text exposition format, to be freed with rondo_free().
+rondo_status rondo_prometheus_text(rondo_engine* engine, char** text);
 
 typedef struct rondo_planned_buffer {
   const char* name;

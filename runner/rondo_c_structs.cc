@@ -99,6 +99,10 @@ GraphMode to_graph(int32_t graph) {
               fmt::format("graph: expected a rondo_graph, 0 to 3, found {}", graph));
 }
 
+// Both lists in the same order.
+static_assert(static_cast<int>(LogEvent::Kind::Step) == RONDO_EVENT_STEP);
+static_assert(static_cast<int>(FinishReason::NumericalError) == RONDO_FINISH_NUMERICAL_ERROR);
+
 rondo_event to_event(const LogEvent& event) {
   return {event.step,
           event.sequence,

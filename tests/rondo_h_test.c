@@ -329,7 +329,8 @@ int main(void) {
                                         several_sequences_are_answered_at_once,
                                         sequences_are_cancelled_and_go_on_from_a_cut,
                                         a_score_can_be_stopped_and_the_engine_goes_on,
-                                        the_plan_is_what_the_engine_takes};
+                                        the_plan_is_what_the_engine_takes,
+                                        test_sequences};
   for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); ++i) tests[i]();
   printf("%d checks failed\n", failures);
   return failures ? 1 : 0;

@@ -46,3 +46,6 @@ rondo_sequence add_text(rondo_engine* engine, const char* text, const rondo_requ
 void run_to_the_end(rondo_engine* engine);
 // Whether a sequence's tokens, the prompt's first, are the bytes of `text`.
 bool reads(const rondo_engine* engine, rondo_sequence sequence, const char* text);
+
+// rondo_h_sequences_test.c
+void test_sequences(void);

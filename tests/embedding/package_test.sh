@@ -60,9 +60,9 @@ exports() {
   strange=$(grep -vE '^(rondo_[a-z_]+$|rondo::(Engine::|StepTimes::bounds$|[a-z_]+(\[abi:cxx11\])?\()|(typeinfo|typeinfo name|vtable) for rondo::Error$|rondo::Error::)' \
     "$work/exports" || true)
   [[ -z $strange ]] || die "expected the public headers' symbols alone, found: $strange"
-  for name in $(sed -n 's/^[a-z].*[ *]\(rondo_[a-z_]*\)(.*/\1/p' "$source/runner/rondo.h" | grep -v '^rondo_default_'); do
+  while read -r name; do
     grep -qx "$name" "$work/exports" || missing+=("$name")
-  done
+  done < <(sed -n 's/^[a-z].*[ *]\(rondo_[a-z_]*\)(.*/\1/p' "$source/runner/rondo.h" | grep -v '^rondo_default_')
   [[ ${#missing[@]} -eq 0 ]] || die "expected what rondo.h declares, missing: ${missing[*]}"
   [[ $(grep -c '^rondo_' "$work/exports") -ge 20 ]] || die "expected the C interface, found: $(cat "$work/exports")"
   grep -q '^rondo::Engine::step()' "$work/exports" || die "expected rondo::Engine::step() among the symbols"
@@ -131,7 +131,8 @@ pkg_config() {
 # built once more; the project's own objects are, and the link is looked at.
 fetch_content() {
   local dir=$work/fetch-content
-  fresh "$dir/kernels"
+  fresh "$dir"
+  mkdir "$dir/kernels"
   cp "$source/examples/complete.c" "$dir"
   printf '#error "the folder of the project around"\n' >"$dir/kernels/ops.h"
   printf '#if __has_include("kernels/model.h")\n#error "a folder of the library"\n#endif\n' >"$dir/server.cc"
@@ -155,11 +156,11 @@ CMAKE
   for shared in OFF ON; do
     cmake -S "$dir" -B "$dir/$shared" -G Ninja -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_C_COMPILER="$cc" -DRONDO_CUDA=OFF \
       -DBUILD_SHARED_LIBS=$shared >"$dir/log"
-    ninja -C "$dir/$shared" CMakeFiles/server.dir/server.cc.o CMakeFiles/complete.dir/complete.c.o >>"$dir/log" ||
-      die "$(cat "$dir/log")"
     ninja -C "$dir/$shared" -t commands server >"$dir/commands"
     grep -q -- '-O3.*runner/engine.cc$' "$dir/commands" || die "expected the library to be optimised"
   done
+  ninja -C "$dir/OFF" CMakeFiles/server.dir/server.cc.o CMakeFiles/complete.dir/complete.c.o >>"$dir/log" ||
+    die "$(cat "$dir/log")"
   tail -n 1 "$dir/commands" | grep -q 'librondo\.so' || die "expected librondo.so, found: $(tail -n 1 "$dir/commands")"
   ninja -C "$dir/OFF" -t commands server | tail -n 1 | grep -qE 'librondo\.a .*libfmt.*hwy' || die "expected librondo.a and what it needs"
   ! ninja -C "$dir/OFF" -t commands all | grep -q 'librondo\.so' || die "expected no shared library that nobody asked for"
