@@ -149,6 +149,11 @@ static void errors_have_a_status_and_say_what_was_found(void) {
   request.sampling = &sampling;
   request.prompt_count = 1;
   CHECK_FAILS(rondo_add(engine, &request, &sequence), RONDO_INVALID_ARGUMENT, "top_p");
+  const int32_t long_prompt[257] = {0};
+  request.sampling = NULL;
+  request.prompt = long_prompt;
+  request.prompt_count = 257;
+  CHECK_FAILS(rondo_add(engine, &request, &sequence), RONDO_CONTEXT_FULL, "257");
   CHECK_FAILS(rondo_remove(engine, 12345), RONDO_INVALID_ARGUMENT, "12345");
   CHECK(strcmp(rondo_status_name(RONDO_CONTEXT_FULL), "ContextFull") == 0);
   CHECK(strcmp(rondo_status_name(99), "unknown") == 0 && strcmp(rondo_finish_name(99), "unknown") == 0);
