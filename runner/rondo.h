@@ -8,11 +8,16 @@
 //
 // Errors: a function that returns a rondo_status says in rondo_last_error() what was expected and what was
 // found. A call that fails has changed nothing and written no results, unless the status is
-// RONDO_DEVICE_LOST: then only rondo_close() is left. Threads: as in engine.h. One thread steps; rondo_add,
-// rondo_cancel and rondo_wait may be called from any thread. Memory: what a call takes is copied before it
-// returns. What a call hands out says how long it lives. Versions: structs that begin with struct_size may
-// grow at their end, and a program built with a smaller one goes on working; zero in a new field means what
-// it was before. The others do not change within one RONDO_ABI_VERSION.
+// RONDO_DEVICE_LOST: then only rondo_close() is left.
+//
+// Threads: as in engine.h. One thread steps; rondo_add, rondo_cancel and rondo_wait may be called from any.
+//
+// Memory: what a call takes is copied before it returns. What a call hands out says how long it lives. A
+// callback and its `user` must live as long as what they were given to: an open, a sequence, an engine.
+//
+// Versions: structs that begin with struct_size may grow at their end, and a program built with a smaller one
+// goes on working; zero in a new field means what it was before. The others do not change within one
+// RONDO_ABI_VERSION.
 #pragma once
 
 #include <stdbool.h>
