@@ -181,6 +181,15 @@ debian() {
     dpkg-deb -f "$package" Depends | grep -q 'libc6' || die "expected what it depends on: $(dpkg-deb -f "$package")"
   done
   dpkg-deb -f "$dir"/librondo-dev_*.deb Depends | grep -q 'librondo[0-9.]* (= ' || die "expected the library's own version"
+  # Unpacked, the three are a whole: the program runs, and a program can be built and run.
+  for package in "$dir"/*.deb; do dpkg-deb -x "$package" "$dir/root"; done
+  "$dir/root/usr/bin/rondo" generate --model "$source/models/demo" --prompt '36+79=' >"$dir/out" 2>"$dir/log"
+  expect '115' "$dir/out"
+  # shellcheck disable=SC2046
+  "$cc" -std=c11 "$source/examples/complete.c" \
+    $(PKG_CONFIG_PATH=$dir/root/usr/lib/pkgconfig pkg-config --cflags --libs rondo) -o "$dir/complete"
+  LD_LIBRARY_PATH=$dir/root/usr/lib "$dir/complete" "$source/models/demo" '36+79=' >"$dir/out"
+  expect '115' "$dir/out"
 }
 
 mkdir -p "$work"
