@@ -36,7 +36,7 @@ build_examples() {
   cmake --build "$dir" -j2 >>"$dir/log" || die "$(cat "$dir/log")"
 }
 
-needs_shared_library() { ldd "$1" | grep -q 'librondo\.so\.[0-9.]* => '"$lib"; }
+needs_shared_library() { ldd "$1" | grep >/dev/null 'librondo\.so\.[0-9.]* => '"$lib"; }
 
 installed() {
   fresh "$prefix"
@@ -66,7 +66,7 @@ exports() {
   [[ ${#missing[@]} -eq 0 ]] || die "expected what rondo.h declares, missing: ${missing[*]}"
   [[ $(grep -c '^rondo_' "$work/exports") -ge 20 ]] || die "expected the C interface, found: $(cat "$work/exports")"
   grep -q '^rondo::Engine::step()' "$work/exports" || die "expected rondo::Engine::step() among the symbols"
-  readelf -d "$lib/librondo.so" | grep -q 'SONAME.*librondo\.so\.[0-9]*\.[0-9]*\]' || die "expected a soname with a version"
+  readelf -d "$lib/librondo.so" | grep >/dev/null 'SONAME.*librondo\.so\.[0-9]*\.[0-9]*\]' || die "expected a soname with a version"
 }
 
 examples_shared() {
@@ -161,9 +161,9 @@ CMAKE
   done
   ninja -C "$dir/OFF" CMakeFiles/server.dir/server.cc.o CMakeFiles/complete.dir/complete.c.o >>"$dir/log" ||
     die "$(cat "$dir/log")"
-  tail -n 1 "$dir/commands" | grep -q 'librondo\.so' || die "expected librondo.so, found: $(tail -n 1 "$dir/commands")"
-  ninja -C "$dir/OFF" -t commands server | tail -n 1 | grep -qE 'librondo\.a .*libfmt.*hwy' || die "expected librondo.a and what it needs"
-  ! ninja -C "$dir/OFF" -t commands all | grep -q 'librondo\.so' || die "expected no shared library that nobody asked for"
+  tail -n 1 "$dir/commands" | grep >/dev/null 'librondo\.so' || die "expected librondo.so, found: $(tail -n 1 "$dir/commands")"
+  ninja -C "$dir/OFF" -t commands server | tail -n 1 | grep -E >/dev/null 'librondo\.a .*libfmt.*hwy' || die "expected librondo.a and what it needs"
+  ! ninja -C "$dir/OFF" -t commands all | grep >/dev/null 'librondo\.so' || die "expected no shared library that nobody asked for"
 }
 
 debian() {
@@ -178,9 +178,9 @@ debian() {
     grep -qE "^$line" "$dir/files" || die "expected $line in a package, found: $(cat "$dir/files")"
   done
   for package in "$dir"/rondo_*.deb "$dir"/librondo[0-9]*.deb; do
-    dpkg-deb -f "$package" Depends | grep -q 'libc6' || die "expected what it depends on: $(dpkg-deb -f "$package")"
+    dpkg-deb -f "$package" Depends | grep >/dev/null 'libc6' || die "expected what it depends on: $(dpkg-deb -f "$package")"
   done
-  dpkg-deb -f "$dir"/librondo-dev_*.deb Depends | grep -q 'librondo[0-9.]* (= ' || die "expected the library's own version"
+  dpkg-deb -f "$dir"/librondo-dev_*.deb Depends | grep >/dev/null 'librondo[0-9.]* (= ' || die "expected the library's own version"
   # Unpacked, the three are a whole: the program runs, and a program can be built and run.
   for package in "$dir"/*.deb; do dpkg-deb -x "$package" "$dir/root"; done
   "$dir/root/usr/bin/rondo" generate --model "$source/models/demo" --prompt '36+79=' >"$dir/out" 2>"$dir/log"
