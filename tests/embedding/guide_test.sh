@@ -4,6 +4,7 @@
 # A cpp or c block with main() is a program; other cpp blocks are bodies of functions that get an engine, other c blocks have
 # such a function, `piece`, in them. cmake blocks build the programs, sh blocks run beside them.
 set -euo pipefail
+export CMAKE_GENERATOR=Ninja  # make need not be installed
 source=$1 build=$2 cxx=$3 cc=$4
 here=$source/tests/embedding
 work=$build/guide_test

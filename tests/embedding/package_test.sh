@@ -2,6 +2,7 @@
 # What other projects get, from the outside: one stage a call, after `installed`, which the others stand on.
 #   package_test.sh STAGE SOURCE BUILD C++-COMPILER C-COMPILER
 set -euo pipefail
+export CMAKE_GENERATOR=Ninja  # make need not be installed
 stage=$1 source=$2 build=$3 cxx=$4 cc=$5
 work=$build/package_test
 prefix=$work/installed
@@ -154,7 +155,7 @@ endif()
 CMAKE
   local shared
   for shared in OFF ON; do
-    cmake -S "$dir" -B "$dir/$shared" -G Ninja -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_C_COMPILER="$cc" -DRONDO_CUDA=OFF \
+    cmake -S "$dir" -B "$dir/$shared" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_C_COMPILER="$cc" -DRONDO_CUDA=OFF \
       -DBUILD_SHARED_LIBS=$shared >"$dir/log"
     ninja -C "$dir/$shared" -t commands server >"$dir/commands"
     grep -q -- '-O3.*runner/engine.cc$' "$dir/commands" || die "expected the library to be optimised"
