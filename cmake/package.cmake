@@ -53,9 +53,6 @@ endif()
 # One package, two files of targets, each with rondo::rondo in it; rondo-config.cmake takes one of them.
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/rondo)
 set_target_properties(rondo_library rondo_shared PROPERTIES EXPORT_NAME rondo)
-if(RONDO_PROGRAM)
-  install(TARGETS rondo RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT program)
-endif()
 install(TARGETS rondo_library EXPORT rondo-static
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
 install(TARGETS rondo_shared EXPORT rondo-shared
@@ -76,13 +73,11 @@ if(RONDO_WITH_CUDA)
   string(APPEND RONDO_PC_LIBRARIES " -L${RONDO_CUDA_LIBRARIES} -lcudart_static -lcublasLt -ldl -lrt")
   # NVIDIA's packages put libcublasLt where the loader does not always look.
   set_target_properties(rondo_shared PROPERTIES INSTALL_RPATH ${RONDO_CUDA_LIBRARIES})
-  if(RONDO_PROGRAM)
-    set_target_properties(rondo PROPERTIES INSTALL_RPATH ${RONDO_CUDA_LIBRARIES})
-  endif()
 endif()
 file(RELATIVE_PATH RONDO_PC_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" RONDO_PC_PREFIX ${RONDO_PC_PREFIX})
 configure_file(${CMAKE_CURRENT_LIST_DIR}/package/rondo.pc.in rondo.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/rondo.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT development)
 
-include(${CMAKE_CURRENT_LIST_DIR}/package/debian.cmake)
+# Once all of this folder is read, since the program comes later.
+cmake_language(DEFER CALL include ${PROJECT_SOURCE_DIR}/cmake/package/debian.cmake)

@@ -1,5 +1,5 @@
-# cpack -G DEB: rondo (the program), librondo0.1 (the shared library), librondo-dev (headers, static library, what CMake and
-# pkg-config look for).
+# Where the program goes, and cpack -G DEB: rondo (the program), librondo0.1 (the shared library), librondo-dev (headers, static
+# library, what CMake and pkg-config look for).
 set(runtime librondo${RONDO_SOVERSION})
 set(RONDO_MAINTAINER "rondo maintainers <maintainers@example.invalid>" CACHE STRING "The Debian packages' maintainer")
 
@@ -37,6 +37,10 @@ files that CMake and pkg-config look for.")
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/${runtime} RENAME copyright COMPONENT runtime)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/librondo-dev RENAME copyright COMPONENT development)
 if(RONDO_PROGRAM)
+  install(TARGETS rondo RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT program)
+  if(RONDO_WITH_CUDA)
+    set_target_properties(rondo PROPERTIES INSTALL_RPATH ${RONDO_CUDA_LIBRARIES})
+  endif()
   list(APPEND CPACK_COMPONENTS_ALL program)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_NAME rondo)
   set(CPACK_DEBIAN_PROGRAM_PACKAGE_SECTION science)
