@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#pragma GCC visibility push(default)  // the shared library exports what the public headers declare
+
 namespace rondo {
 
 enum class ErrorKind {
@@ -29,3 +31,5 @@ class Error : public std::runtime_error {
 };
 
 }  // namespace rondo
+
+#pragma GCC visibility pop

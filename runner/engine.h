@@ -26,6 +26,8 @@
 
 #include "buffers/error.h"
 
+#pragma GCC visibility push(default)  // the shared library exports what the public headers declare
+
 namespace rondo {
 
 enum class DeviceKind { Auto, Cpu, Cuda };
@@ -327,3 +329,5 @@ std::string doctor_report();
 const char* version();
 
 }  // namespace rondo
+
+#pragma GCC visibility pop
