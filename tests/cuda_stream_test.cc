@@ -1,0 +1,190 @@
+// The streaming form of the products (kernels/cuda/stream_gemm.cu): each output that it writes, with each
+// input that it takes, for shapes that divide unevenly among blocks, tiles and warps, held to the CPU
+// backend; and that it is this form that ran.
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/launchers.h"
+#include "tests/cuda_pair.h"
+
+namespace rondo::test {
+namespace {
+
+class CudaStream : public testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override {
+    const CudaReport report = probe_cuda();
+    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(DTypes, CudaStream, testing::Values(DType::f16, DType::bf16),
+                         [](const auto& info) { return dtype_name(info.param); });
+
+constexpr auto x_of = [](Side& s) { return s.buffers.x; };
+constexpr auto q_of = [](Side& s) { return s.buffers.q; };
+constexpr auto o_of = [](Side& s) { return s.buffers.o; };
+constexpr auto h_of = [](Side& s) { return s.buffers.h; };
+constexpr auto logits_of = [](Side& s) { return s.buffers.logits; };
+
+// Every product of it has a number of columns that the streaming form takes; rows per block are uneven.
+Case streamable(DType dtype) {
+  Case c;
+  c.dtype = dtype;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 64;
+  c.hidden = 256;
+  c.intermediate = 384;
+  c.vocab = 93;
+  return c;
+}
+
+std::vector<Row> rows_of(int count) {
+  std::vector<Row> rows;
+  for (int r = 0; r < count; ++r) rows.push_back({1, 7 + r, 1 + r, 1});
+  return rows;
+}
+
+TEST_P(CudaStream, QkvIsTheCpusWithAndWithoutBiasAndHeadNorms) {
+  for (bool bias : {false, true})
+    for (bool qk_norm : {false, true})
+      for (int rows : {1, 3, 4}) {
+        Case c = streamable(GetParam());
+        c.bias = bias;
+        c.qk_norm = qk_norm;
+        Pair pair(c);
+        pair.set_rows(rows_of(rows));
+        pair.randomize(x_of, 2);
+        pair.run([&](Side& s) { s.ops->qkv({rows, 1}, s.layer()); });
+        const double allowed =
+            tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 16 * 0x1p-23;  // and the angles
+        pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
+        for (auto view :
+             {+[](Side& s) { return s.layer().pages.k; }, +[](Side& s) { return s.layer().pages.v; }}) {
+          const auto expected = pair.cpu.get(view(pair.cpu)), found = pair.cuda.get(view(pair.cuda));
+          double difference = 0, size = 0;
+          for (size_t i = 0; i < expected.size(); ++i) {
+            ASSERT_EQ(std::isnan(expected[i]), std::isnan(found[i])) << c.text() << ", element " << i;
+            if (std::isnan(expected[i])) continue;
+            difference += std::pow(double{found[i]} - double{expected[i]}, 2);
+            size += std::pow(double{expected[i]}, 2);
+          }
+          EXPECT_GT(size, 0);
+          EXPECT_LE(std::sqrt(difference / size), allowed) << c.text();
+        }
+      }
+}
+
+TEST_P(CudaStream, ProjectionsAreAddedToTheResidual) {
+  for (bool bias : {false, true})
+    for (int rows : {1, 2, 4}) {
+      Case c = streamable(GetParam());
+      c.bias = bias;
+      Pair pair(c);
+      pair.set_rows(rows_of(rows));
+      pair.randomize(x_of, 1);
+      pair.randomize(o_of, 1);
+      pair.randomize(h_of, 1);
+      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj); });
+      pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
+      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
+      pair.expect_close(x_of, tolerance(c.dtype, 2, c.intermediate + 2), rows * c.hidden);
+    }
+}
+
+// Activations that shared memory does not hold at once, and a warp that has no item in a phase.
+TEST_P(CudaStream, ManyColumnsAreTakenInPhases) {
+  for (int64_t hidden : {256, 16}) {
+    Case c = streamable(GetParam());
+    c.hidden = hidden;
+    c.intermediate = 5376;
+    Pair pair(c);
+    pair.set_rows(rows_of(4));
+    pair.randomize(x_of, 1);
+    pair.randomize(h_of, 1);
+    pair.run([&](Side& s) { s.ops->add_project({4, 1}, s.buffers.h, s.layer().down_proj); });
+    pair.expect_close(x_of, tolerance(c.dtype, 1, c.intermediate + 2), 4 * c.hidden);
+  }
+}
+
+TEST_P(CudaStream, GateUpIsSiluOfTheGateTimesUp) {
+  for (bool bias : {false, true})
+    for (int rows : {1, 3}) {
+      Case c = streamable(GetParam());
+      c.bias = bias;
+      Pair pair(c);
+      pair.set_rows(rows_of(rows));
+      pair.randomize(x_of, 2);
+      pair.run([&](Side& s) { s.ops->gate_up({rows, 1}, s.layer()); });
+      pair.expect_close(h_of, 2 * tolerance(c.dtype, 3, c.hidden + 16), rows * c.intermediate);
+    }
+}
+
+TEST_P(CudaStream, LogitsTakeTheRowsThatTheListNames) {
+  Case c = streamable(GetParam());
+  Pair pair(c);
+  pair.set_rows(rows_of(4));
+  pair.randomize(x_of, 2);
+  pair.set_logit_rows({3, 1, 2, 0});
+  for (int rows : {1, 2, 4}) {
+    pair.run([&](Side& s) { s.ops->logits({4, rows}); });
+    pair.expect_close(logits_of, tolerance(c.dtype, 2, c.hidden + 16), rows * c.vocab);
+  }
+}
+
+// A kernel of its own would give other bits only where the order of sums differs; here it may not.
+TEST_P(CudaStream, EarlyStartsChangeNoBit) {
+  std::vector<std::vector<float>> found;
+  for (bool early : {false, true}) {
+    Case c = streamable(GetParam());
+    Pair pair(c);
+    pair.cuda.ops = make_cuda_ops(pair.cuda.dims, pair.cuda.buffers, pair.cuda.model,
+                                  pair.cuda_device().stream(), {true, early});
+    pair.set_rows(rows_of(2));
+    pair.randomize(x_of, 2);
+    pair.fill_pages();
+    const Bucket bucket{2, 2};
+    Side& s = pair.cuda;
+    for (int layer = 0; layer < 3; ++layer) {
+      s.ops->qkv(bucket, s.layer());
+      s.ops->attend(bucket, s.layer());
+      s.ops->add_project(bucket, s.buffers.o, s.layer().o_proj);
+      s.ops->gate_up(bucket, s.layer());
+      s.ops->add_project(bucket, s.buffers.h, s.layer().down_proj);
+    }
+    s.ops->logits(bucket);
+    auto logits = s.get(s.buffers.logits);
+    logits.resize(static_cast<size_t>(2 * c.vocab));
+    found.push_back(logits);
+  }
+  EXPECT_EQ(found[0], found[1]);
+  EXPECT_FALSE(std::isnan(found[0][0]));
+}
+
+// How the columns and rows of real models are cut: everything must fit, in as few phases as the memory
+// allows.
+TEST(StreamGemm, FitsTheShapesOfRealModels) {
+  struct Shape {
+    int N, K;
+  };
+  for (const Shape& s :
+       {Shape{6144, 4096}, {4096, 14336}, {1024, 3072}, {2560, 9728}, {128256, 4096}, {151936, 1024}})
+    for (int rows = 1; rows <= 4; ++rows) {
+      cuda::StreamGemmArgs a{};
+      a.N = s.N;
+      a.K = s.K;
+      a.rows = rows;
+      a.output = cuda::StreamOutput::store_f32;
+      a.input = cuda::StreamInput::plain;
+      ASSERT_TRUE(cuda::stream_gemm_fits(a, 132)) << s.N << " x " << s.K << ", " << rows << " rows";
+      EXPECT_EQ(a.phases * a.phase_columns, s.K);
+      EXPECT_EQ(a.phase_columns % 128, 0);
+    }
+  cuda::StreamGemmArgs odd{};
+  odd.N = 64;
+  odd.K = 576;  // no multiple of 128: left to the composed form
+  odd.rows = 1;
+  EXPECT_FALSE(cuda::stream_gemm_fits(odd, 132));
+}
+
+}  // namespace
+}  // namespace rondo::test
