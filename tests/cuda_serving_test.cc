@@ -23,9 +23,9 @@ class CudaServing : public testing::Test {
     const CudaReport report = probe_cuda();
     if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
     options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {6};
-    options_.max_rows = options_.max_logit_rows = 6;
-    options_.max_sequences = 3;
+    options_.buckets = {4};
+    options_.max_rows = options_.max_logit_rows = 4;
+    options_.max_sequences = 2;
     options_.max_context = 32;
   }
   Engine open() { return Engine::open(config_.path(), options_); }
@@ -49,7 +49,7 @@ class CudaServing : public testing::Test {
 
   test::TinyConfig config_{{.hidden = 16,
                             .intermediate = 16,
-                            .layers = 2,
+                            .layers = 1,
                             .heads = 2,
                             .kv_heads = 1,
                             .head_dim = 8,
@@ -62,7 +62,7 @@ TEST_F(CudaServing, SharedForkedPreemptedAndGuessedSequencesGiveWhatTheyGiveAlon
   EngineOptions cpu = options_;
   cpu.device = DeviceKind::Cpu;
   Engine host = Engine::open(config_.path(), cpu);
-  options_.kv_positions = 56;  // seven pages: one sequence wants three
+  options_.kv_positions = 32;  // four pages: one sequence wants three
   Engine engine = open();
   std::vector<SequenceId> ids;
   std::vector<std::vector<int32_t>> expected;
@@ -141,21 +141,26 @@ TEST_F(CudaServing, VerifyAgreesWithWhatIsDrawn) {
   EXPECT_EQ(tokens, expected);
 }
 
-TEST_F(CudaServing, B44_AThousandRandomStepsLeaveTheDeviceAsItWas) {
-  options_.kv_positions = 56;
+TEST_F(CudaServing, B44_RandomStepsLeaveTheDeviceAsItWas) {
+  options_.kv_positions = 32;
   EngineCore core(config_.path(), options_);
   std::mt19937 random(44);
   std::map<SequenceId, size_t> live;  // which of the requests
+  size_t added = 0;
   const auto kinds = requests();
   std::map<size_t, std::vector<int32_t>> first;  // what each gave when it ended by itself
   const uint64_t free_before = core.device().free_bytes();
-  const uint64_t steps = 1000 / static_cast<uint64_t>(test::kRepeats);
+#ifdef RONDO_SIMT
+  const uint64_t steps = 200 / static_cast<uint64_t>(test::kRepeats);
+#else
+  const uint64_t steps = 10000;
+#endif
   while (core.stats().steps < steps) {
     while (live.size() < 5) {
-      const size_t kind = random() % kinds.size();
+      const size_t kind = added++ % kinds.size();
       live[core.scheduler().add(kinds[kind])] = kind;
     }
-    if (random() % 10 == 0)
+    if (random() % 30 == 0)
       core.scheduler().cancel(std::next(live.begin(), static_cast<int64_t>(random() % live.size()))->first);
     for (const Output& output : core.step()) {
       if (output.finish == FinishReason::None) continue;

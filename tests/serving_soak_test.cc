@@ -38,10 +38,12 @@ struct Known {
 std::vector<Known> known_requests(Engine& engine, int count, std::mt19937& random) {
   std::vector<std::vector<int32_t>> prompts;
   std::ifstream lines(test::kSource / "models/demo/heldout.jsonl");
-  for (std::string line; std::getline(lines, line) && static_cast<int>(prompts.size()) < count;) {
+  for (std::string line; std::getline(lines, line);) {
     const std::string prompt = nlohmann::json::parse(line).at("prompt");
     prompts.emplace_back(prompt.begin(), prompt.end());
   }
+  std::shuffle(prompts.begin(), prompts.end(), random);  // the file is sorted by kind
+  prompts.resize(static_cast<size_t>(count));
   std::vector<Known> known;
   for (const auto& prompt : prompts) {
     Request request = test::greedy(prompt, 24);
@@ -61,7 +63,7 @@ EngineOptions eight_slots() {
   options.prompt_chunk = 12;
   options.max_context = 64;
   options.page_size = 8;
-  options.kv_positions = 144;  // eighteen pages: eight sequences want two to six each
+  options.kv_positions = 96;  // twelve pages: eight sequences want two to six each
   options.threads = 1;
   return options;
 }
