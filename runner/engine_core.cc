@@ -35,7 +35,7 @@ EngineCore::Turn::Turn(EngineCore& core) : core_(core) {
         "the engine is in use by another call; one thread at a time may use it, add() and cancel() apart");
   try {
     core.inbox_.refuse_lost();
-    core.backend_.device->activate();
+    core.guarded([&] { core.backend_.device->activate(); });
     core.inbox_.take(*core.scheduler_);
   } catch (...) {
     core.in_use_.clear(std::memory_order_release);

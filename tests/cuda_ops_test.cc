@@ -294,7 +294,7 @@ TEST_F(CudaTest, SampleDrawsTheTokensOfTheCpu) {
 }
 
 TEST_F(CudaTest, SamplePenalizesBiasesHoldsBackAndListsAsTheCpu) {
-  for (int64_t vocab : {13, 90, 2999}) {
+  for (int64_t vocab : {13, 2999}) {
     Case c;
     c.vocab = vocab;
     Pair pair(c);
