@@ -42,8 +42,8 @@ class CudaServingFaults : public testing::Test {
 TEST_F(CudaServingFaults, B45_OneCallInAHundredFailsAndNoTokenIsWrong) {
   {
     std::vector<Request> kinds;
-    for (uint32_t i = 0; i < 4; ++i) {
-      kinds.push_back(greedy(some_tokens(9, 32, i / 2), 12));
+    for (uint32_t i = 0; i < 3; ++i) {
+      kinds.push_back(greedy(some_tokens(9, 32, i / 2), 8));
       kinds.back().sampling = drawn(i, i % 2 ? 1.0f : 0.0f);
       kinds.back().draft_tokens = i == 2 ? 2 : 0;
     }
@@ -51,7 +51,7 @@ TEST_F(CudaServingFaults, B45_OneCallInAHundredFailsAndNoTokenIsWrong) {
     std::map<uint64_t, std::vector<int32_t>> expected;  // by kind and seed
     const auto key = [](size_t kind, uint64_t seed) { return kind * 100 + seed; };
     for (size_t kind = 0; kind < kinds.size(); ++kind)
-      for (uint64_t seed = 0; seed < 4; ++seed) {
+      for (uint64_t seed = 0; seed < 2; ++seed) {
         Request request = kinds[kind];
         request.sampling.seed = seed;
         auto tokens = request.prompt;
@@ -62,18 +62,18 @@ TEST_F(CudaServingFaults, B45_OneCallInAHundredFailsAndNoTokenIsWrong) {
     std::mt19937 random(45);
     std::map<SequenceId, uint64_t> live;
     int failed = 0, ended = 0;
-    int steps = 400 / test::kRepeats;
+    int steps = 80;
     fake::fail_at_random(0.01, 45, cudaErrorMemoryAllocation);
     while (steps > 0) {
       try {
         while (live.size() < 3) {
           const size_t kind = random() % kinds.size();
           Request request = kinds[kind];
-          request.sampling.seed = random() % 4;
+          request.sampling.seed = random() % 2;
           const SequenceId id = engine.add(request);
           live[id] = key(kind, request.sampling.seed);
           if (random() % 3 == 0) {
-            request.sampling.seed = random() % 4;
+            request.sampling.seed = random() % 2;
             live[engine.fork(id, request.sampling)] = key(kind, request.sampling.seed);
           }
         }
@@ -114,7 +114,7 @@ TEST_F(CudaServingFaults, AStepThatFailsBehindAPageCopyIsMadeAgainWithTheCopy) {
   Engine engine = Engine::open(config_.path(), options_);
   const Request request = greedy(some_tokens(11, 32, 1), 8);
   const auto expected = alone(engine, request);
-  for (int nth = 1; nth <= 12; ++nth) {
+  for (int nth = 1; nth <= 12; nth += 2) {
     const SequenceId source = engine.add(request), fork = engine.fork(source, {});
     for (int i = 0; i < 4; ++i) engine.step();
     fake::fail("cudaMemcpyAsync", nth, cudaErrorMemoryAllocation);

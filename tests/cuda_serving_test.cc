@@ -151,7 +151,7 @@ TEST_F(CudaServing, B44_RandomStepsLeaveTheDeviceAsItWas) {
   std::map<size_t, std::vector<int32_t>> first;  // what each gave when it ended by itself
   const uint64_t free_before = core.device().free_bytes();
 #ifdef RONDO_SIMT
-  const uint64_t steps = 200 / static_cast<uint64_t>(test::kRepeats);
+  const uint64_t steps = 40;  // each costs the executor a tenth of a second and more
 #else
   const uint64_t steps = 10000;
 #endif
@@ -172,7 +172,7 @@ TEST_F(CudaServing, B44_RandomStepsLeaveTheDeviceAsItWas) {
       core.remove(output.sequence);
     }
   }
-  EXPECT_GE(first.size(), kinds.size() / static_cast<size_t>(test::kRepeats));
+  EXPECT_GE(first.size(), std::min(kinds.size(), static_cast<size_t>(steps / 20)));
   EXPECT_EQ(core.device().free_bytes(), free_before);
   EXPECT_EQ(core.stats().replays, core.stats().steps);
 }
