@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <limits>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
@@ -90,16 +91,18 @@ Tokenizer Tokenizer::parse(std::string_view json, const std::string& name) {
   std::vector<AddedTokenFinder::Entry> normalized;
   if (const Json* added = fields.find("added_tokens")) {
     const auto known = [&](const std::string& content) { return bpe.id_of(content); };
-    for (AddedToken& token : read_added_tokens(*added, at("added_tokens"), bpe.size(), known)) {
-      const bool is_new = !tokens.contains(token.id);
-      if (!is_new && bpe.id_of(token.content) < 0)
+    std::vector<AddedToken> list = read_added_tokens(*added, at("added_tokens"), bpe.size(), known);
+    std::set<std::string> specials;
+    for (const AddedToken& token : list) {
+      if (token.special) specials.insert(token.content);
+    }
+    for (AddedToken& token : list) {
+      if (bpe.id_of(token.content) < 0 && tokens.contains(token.id))
         refuse(at("added_tokens"), "ids that the vocabulary does not use", fmt::format("{}", token.id));
-      tokens[token.id] = {token_bytes(token.content).value_or(token.content), token.special};
-      if (token.normalized) {
-        normalized.push_back({normalizer(token.content), std::move(token)});
-      } else {
-        as_written.push_back({token.content, std::move(token)});
-      }
+      // It is found, and shown again, in this form.
+      const std::string form = token.normalized ? normalizer(token.content) : token.content;
+      tokens[token.id] = {token_bytes(form).value_or(form), specials.contains(form)};
+      (token.normalized ? normalized : as_written).push_back({form, std::move(token)});
     }
   }
   fields.refuse_others("a part of a tokenizer that is not understood");
