@@ -232,8 +232,8 @@ class Generation {
 int run(const GenerateOptions& options) {
   Session session = open_session(options.target);
   if (options.lines) return generate_lines(options, session);
-  if (!session.text.refusal().empty()) write_err("rondo: no text: " + one_line(session.text.refusal()) + "\n");
   Generation generation(options, session.engine, session.text);
+  if (!session.text.refusal().empty()) write_err("rondo: no text: " + one_line(session.text.refusal()) + "\n");
   generation.decode();
   if (options.json) {
     write_out(generation.json(session.load_ms));

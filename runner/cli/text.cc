@@ -13,10 +13,13 @@ constexpr int64_t kLargestByteVocabulary = 300;
 }  // namespace
 
 Text Text::open(const std::string& model) {
+  constexpr std::string_view kConfig = "/config.json";
+  const std::string folder =
+      model.ends_with(kConfig) ? model.substr(0, model.size() - kConfig.size()) : model;
   Text text;
-  if (!path_exists(model + "/tokenizer.json")) return text;
+  if (!path_exists(folder + "/tokenizer.json")) return text;
   try {
-    text.tokenizer_ = Tokenizer::open(model);
+    text.tokenizer_ = Tokenizer::open(folder);
   } catch (const Error& error) {
     text.refusal_ = error.what();
   }

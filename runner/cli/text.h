@@ -13,8 +13,8 @@ namespace rondo::cli {
 
 class Text {
  public:
-  // Reads the checkpoint's tokenizer.json, where there is one. One that is not understood is kept as a
-  // reason: token ids work without it.
+  // Reads the tokenizer.json of a checkpoint directory, or beside a config.json, where there is one. One that
+  // is not understood is kept as a reason: token ids work without it.
   static Text open(const std::string& model);
 
   // Without a tokenizer a vocabulary of 256 byte values, and room for a few special ids, is text all the

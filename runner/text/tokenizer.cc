@@ -74,16 +74,15 @@ Tokenizer Tokenizer::parse(std::string_view json, const std::string& name) {
   };
   const auto at = [&](const char* key) { return name + ": " + key; };
 
+  Bpe bpe = Bpe::read(member("model"), at("model"));
+  const Normalizer normalizer = Normalizer::read(member("normalizer"), at("normalizer"));
+  PreTokenizer pre_tokenizer = PreTokenizer::read(member("pre_tokenizer"), at("pre_tokenizer"));
+  Template around = read_template(member("post_processor"), at("post_processor"));
   JsonFields decoder(member("decoder"), at("decoder"));
   if (decoder.string("type") != "ByteLevel")
     decoder.refuse_field("type", "ByteLevel", "rondo reads tokenizers of the byte-level BPE kind");
   for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"}) decoder.ignore(key);
   decoder.refuse_others("a decoder's option that is not understood");
-
-  const Normalizer normalizer = Normalizer::read(member("normalizer"), at("normalizer"));
-  PreTokenizer pre_tokenizer = PreTokenizer::read(member("pre_tokenizer"), at("pre_tokenizer"));
-  Bpe bpe = Bpe::read(member("model"), at("model"));
-  Template around = read_template(member("post_processor"), at("post_processor"));
 
   std::unordered_map<int32_t, Token> tokens;
   for (const auto& [id, token] : bpe.tokens()) tokens[id].bytes = token_bytes(token).value_or(token);
