@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "tests/model_files.h"
@@ -126,6 +127,9 @@ TEST(CliLines, ABadLineIsAnErrorWithItsNumberAndTheOthersGoOn) {
       {R"({"id": 1, "prompt": "a", "top_p": 0})", "top_p"},
       {R"({"id": 1, "prompt": "a", "seed": -1})", "seed"},
       {R"({"id": 1, "prompt": "a", "max_new_tokens": 1.5})", "max_new_tokens"},
+      {R"({"id": 1, "prompt": "a", "stop": ""})", "stop"},
+      {R"({"id": 1, "prompt": "a", "logit_bias": {"x": 1}})", "logit_bias"},
+      {R"({"id": 1, "prompt": "a", "stop_sequences": [1]})", "stop_sequences"},
       {R"({"id": 1, "prompt": "a", "prompt": "b"})", "twice"},
       {R"({"id": 1, "prompt": ""})", "prompt"},
       {R"({"id": 1, "prompt_ids": [100000]})", "100000"},
@@ -148,13 +152,14 @@ TEST(CliLines, ABadLineIsAnErrorWithItsNumberAndTheOthersGoOn) {
   }
   EXPECT_EQ(good, bad.size());
   ASSERT_EQ(errors.size(), bad.size());
+  std::set<size_t> named;  // those whose id could be read
   for (size_t i = 0; i < bad.size(); ++i) {
+    if (bad[i].first.starts_with("{\"id\": 1") && bad[i].second != "twice" && bad[i].second != "UTF-8")
+      named.insert(i);
     const Json& error = errors.at(3 * i + 1).at("error");
     EXPECT_EQ(error.at("kind"), "InvalidArgument") << bad[i].first;
     EXPECT_NE(error.at("message").get<std::string>().find(bad[i].second), std::string::npos) << error;
-    EXPECT_EQ(errors.at(3 * i + 1).contains("id"),
-              bad[i].first.starts_with("{\"id\": 1") && i != 9 && i != 13)
-        << bad[i].first;
+    EXPECT_EQ(errors.at(3 * i + 1).contains("id"), named.contains(i)) << bad[i].first;
   }
 }
 
@@ -174,6 +179,47 @@ TEST(CliLines, StreamIsALinePerTokenAndTheSameLineAtTheEnd) {
     text += stream.lines[i].at("text").get<std::string>();
   }
   EXPECT_EQ(text, "desserts");
+}
+
+TEST(CliLines, AStopTextEndsASequenceWhateverTokensItComesIn) {
+  const std::string plain = R"({"id": 1, "prompt": "reverse stressed=")";
+  const auto text = [&](const std::string& stop) {
+    const Answers all = answers(on_demo({"--stream"}), plain + ", \"stop\": " + stop + "}");
+    std::string streamed;
+    for (size_t i = 0; i + 1 < all.lines.size(); ++i) streamed += all.lines[i].at("text").get<std::string>();
+    EXPECT_EQ(all.lines.back().at("finish_reason"), "stop");
+    EXPECT_EQ(all.lines.back().at("text"), streamed) << "nothing of a stop is streamed";
+    return streamed;
+  };
+  EXPECT_EQ(text(R"("sse")"), "de");
+  EXPECT_EQ(text(R"(["zzz", "rt", "ert"])"), "dess");
+  EXPECT_EQ(text(R"("d")"), "");
+  EXPECT_EQ(text(R"("sz")"), "desserts");  // begun at the end, and shown
+}
+
+TEST(CliLines, EveryFieldReachesTheEngine) {
+  const auto line = [](const std::string& fields) {
+    const Answers all = answers(
+        on_demo(), R"({"prompt": "36+79=", "ignore_eos": true, "max_new_tokens": 6, )" + fields + "}");
+    EXPECT_EQ(all.status, 0) << all.lines;
+    return all.lines.at(0);
+  };
+  const Json plain =
+      line(R"("priority": -3, "draft_tokens": 2, "draft_ngram": 2)");  // tokens are the same with these
+  EXPECT_EQ(plain.at("text").get<std::string>().substr(0, 4), "115\n");
+  EXPECT_EQ(line(R"("seed": 18446744073709551615)"), plain) << "greedy";
+  EXPECT_EQ(line(R"("stop_ids": [53])").at("ids"), Json({49, 49, 53}));
+  EXPECT_EQ(line(R"("stop_ids": [53])").at("text"), "11");
+  EXPECT_EQ(line(R"("stop_sequences": [[49, 53]])").at("text"), "115");
+  EXPECT_NE(line(R"("stop_ids": [53], "min_new_tokens": 5)").at("ids").size(), 3u);
+  EXPECT_NE(line(R"("logit_bias": {"49": -1000})").at("ids")[0], 49);
+  EXPECT_NE(line(R"("frequency_penalty": 100)").at("ids")[1], 49);
+  EXPECT_NE(line(R"("presence_penalty": 100)").at("ids")[1], 49);
+  const Json top = line(R"("top_logprobs": 2, "logprobs": true)");
+  ASSERT_EQ(top.at("top_logprobs").size(), 6u);
+  EXPECT_EQ(top.at("top_logprobs")[0].size(), 2u);
+  EXPECT_EQ(top.at("top_logprobs")[0][0].at("token"), 49);
+  EXPECT_EQ(top.at("top_logprobs")[0][0].at("logprob"), top.at("logprobs")[0]);
 }
 
 TEST(CliLines, OptionsAreTheDefaultsOfEveryLine) {

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <unordered_map>
 
 #include "runner/cli/lines.h"
 #include "runner/cli/request.h"
+#include "runner/cli/stop_text.h"
 #include "runner/cli/terminal.h"
 #include "runner/text/utf8.h"
 
@@ -47,11 +49,15 @@ class LineGeneration {
   struct Sequence {
     Json id;
     bool logprobs = false;
+    bool top_logprobs = false;
+    std::vector<int32_t> stop_ids;  // tokens that are no text where they end it
     size_t prompt_tokens = 0;
     std::vector<int32_t> ids;
-    std::vector<float> scores;  // log-probabilities of ids
+    Json scores = Json::array();  // log-probabilities of ids
+    Json top = Json::array();     // and of the likeliest tokens in their places
     std::string text;
     Utf8Stream stream;
+    StopText stop;
   };
 
   // What has come, as far as there is room for it; waits only where nothing else is to do.
@@ -71,8 +77,13 @@ class LineGeneration {
       const rondo::Json object = read_line_object(line);
       id = read_id(object, line);
       LineRequest read = read_request(object, line, options_.request, text_);
-      const SequenceId sequence = engine_.add(read.request);
-      sequences_[sequence] = {std::move(read.id), read.logprobs, read.request.prompt.size(), {}, {}, {}, {}};
+      Sequence& sequence = sequences_[engine_.add(read.request)];
+      sequence.id = std::move(read.id);
+      sequence.logprobs = read.logprobs;
+      sequence.top_logprobs = read.request.sampling.top_logprobs > 0;
+      sequence.stop_ids = std::move(read.request.stop_ids);
+      sequence.prompt_tokens = read.request.prompt.size();
+      sequence.stop = StopText(std::move(read.stop));
     } catch (const Error& error) {
       if (error.kind() == ErrorKind::DeviceLost) throw;
       ++bad_lines_;
@@ -88,36 +99,58 @@ class LineGeneration {
   }
 
   void take(const Output& output) {
-    Sequence& sequence = sequences_.at(output.sequence);
-    const bool ended = output.finish != FinishReason::None;
+    const auto found = sequences_.find(output.sequence);
+    if (found == sequences_.end()) return;  // a draft behind a stop
+    Sequence& sequence = found->second;
+    FinishReason finish = output.finish;
     if (output.token >= 0) {
       ++tokens_;
       sequence.ids.push_back(output.token);
-      sequence.scores.push_back(output.logprob);
-      std::string text;
-      if (output.finish != FinishReason::Stop) text = sequence.stream.take(text_.bytes(output.token));
-      if (ended) text += sequence.stream.end();
-      if (options_.stream) {
-        Json line = {{"id", sequence.id}, {"token", output.token}};
-        if (text_.readable()) line["text"] = text;
-        if (sequence.logprobs) line["logprob"] = number(output.logprob);
-        out_ += json_line(line);
-      }
+      const std::string text = text_of(output, sequence);
       sequence.text += text;
+      if (sequence.stop.found()) finish = FinishReason::Stop;
+      Json line = {{"id", sequence.id}, {"token", output.token}};
+      if (text_.readable()) line["text"] = text;
+      if (sequence.logprobs) sequence.scores.push_back(line["logprob"] = number(output.logprob));
+      if (sequence.top_logprobs) sequence.top.push_back(line["top_logprobs"] = top_of(output));
+      if (options_.stream) out_ += json_line(line);
     }
-    if (ended) end(output.sequence, output.finish);
+    if (finish != FinishReason::None) end(output.sequence, finish);
+  }
+
+  // The text that can be shown since this token, and no more than that: none of a stop.
+  std::string text_of(const Output& output, Sequence& sequence) const {
+    const bool ended = output.finish != FinishReason::None;
+    std::string text;
+    if (output.finish != FinishReason::Stop || !is_stop(output.token, sequence))
+      text = sequence.stream.take(text_.bytes(output.token));
+    if (ended) text += sequence.stream.end();
+    text = sequence.stop.take(text);
+    return ended ? text + sequence.stop.end() : text;
+  }
+
+  bool is_stop(int32_t token, const Sequence& sequence) const {
+    const auto holds = [token](const std::vector<int32_t>& ids) {
+      return std::find(ids.begin(), ids.end(), token) != ids.end();
+    };
+    return holds(sequence.stop_ids) || holds(engine_.eos_token_ids());
+  }
+
+  static Json top_of(const Output& output) {
+    Json top = Json::array();
+    for (const TokenLogprob& next : output.top_logprobs)
+      top.push_back({{"token", next.token}, {"logprob", number(next.logprob)}});
+    return top;
   }
 
   void end(SequenceId id, FinishReason finish) {
     Sequence& sequence = sequences_.at(id);
-    sequence.text += sequence.stream.end();
+    sequence.text += sequence.stop.take(sequence.stream.end()) + sequence.stop.end();
     Json line = {{"id", sequence.id}, {"finish_reason", finish_reason_name(finish)}};
     if (text_.readable()) line["text"] = sequence.text;
     line["ids"] = sequence.ids;
-    if (sequence.logprobs) {
-      line["logprobs"] = Json::array();
-      for (const float score : sequence.scores) line["logprobs"].push_back(number(score));
-    }
+    if (sequence.logprobs) line["logprobs"] = std::move(sequence.scores);
+    if (sequence.top_logprobs) line["top_logprobs"] = std::move(sequence.top);
     line["prompt_tokens"] = sequence.prompt_tokens;
     out_ += json_line(line);
     ++ended_;
@@ -130,9 +163,7 @@ class LineGeneration {
   void cancel_all() {
     while (!sequences_.empty()) {
       const SequenceId id = sequences_.begin()->first;
-      engine_.cancel(id);
-      const FinishReason finish = engine_.finish_reason(id);
-      end(id, finish == FinishReason::None ? FinishReason::Cancelled : finish);
+      end(id, FinishReason::Cancelled);
     }
   }
 

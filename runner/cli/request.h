@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "runner/cli/lines.h"
 #include "runner/cli/session.h"
@@ -25,7 +26,8 @@ auto as_argument(F&& read) {
 struct LineRequest {
   Json id;  // as the line has it; the line's number where it has none
   Request request;
-  bool logprobs = false;  // they are asked for
+  bool logprobs = false;          // they are asked for
+  std::vector<std::string> stop;  // texts that end it
 };
 
 // The object of a line. Throws Error (InvalidArgument) that says what is wrong with it.
