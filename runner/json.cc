@@ -12,7 +12,7 @@ namespace rondo {
 namespace {
 
 constexpr size_t kMaxDepth = 64;
-constexpr size_t kMaxNumber = 128;              // characters of a number, true, false or null
+constexpr size_t kMaxNumber = 128;  // characters of a number, true, false or null
 
 constexpr int kNumberOverflow = 406;  // nlohmann_json's id for a number that no double holds
 

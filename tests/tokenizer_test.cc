@@ -64,16 +64,19 @@ TEST_P(Tokenizers, StreamsWholeCharactersThatMakeUpTheText) {
   }
 }
 
-// Steps that grow with the square of the text would not end.
-TEST_P(Tokenizers, TakesLongTexts) {
-  const Fixture f = fixture(GetParam());
-  constexpr int kTimes = 100'000;
-  for (const std::string part : {"a", " ", "\n", "ab ", "\xCC\x81\xCC\xA3", "1", "\xE6\xBC\xA2", "!"}) {
-    std::string text;
-    for (int i = 0; i < kTimes; ++i) text += part;
-    const std::vector<int32_t> ids = f.tokenizer.encode(text, false);
-    EXPECT_FALSE(ids.empty());
-    EXPECT_EQ(f.tokenizer.encode(f.tokenizer.decode(ids), false), ids) << part;
+// Steps that grow with the square of the text would not end, and deep stacks would overflow.
+TEST(Tokenizer, TakesLongTexts) {
+  constexpr int kTimes = 50'000;
+  for (const char* name :
+       {"qwen2", "mistral"}) {  // one with a normal form, one whose pattern backtracks most
+    const Fixture f = fixture(name);
+    for (const std::string part : {"A", " ", "ab ", "\xCC\x81\xCC\xA3", "\xE6\xBC\xA2", "!"}) {
+      std::string text;
+      for (int i = 0; i < kTimes; ++i) text += part;
+      const std::vector<int32_t> ids = f.tokenizer.encode(text, false);
+      EXPECT_FALSE(ids.empty());
+      EXPECT_EQ(f.tokenizer.encode(f.tokenizer.decode(ids), false), ids) << part;
+    }
   }
 }
 

@@ -233,7 +233,8 @@ int run(const GenerateOptions& options) {
   Session session = open_session(options.target);
   if (options.lines) return generate_lines(options, session);
   Generation generation(options, session.engine, session.text);
-  if (!session.text.refusal().empty()) write_err("rondo: no text: " + one_line(session.text.refusal()) + "\n");
+  if (!session.text.refusal().empty())
+    write_err("rondo: no text: " + one_line(session.text.refusal()) + "\n");
   generation.decode();
   if (options.json) {
     write_out(generation.json(session.load_ms));

@@ -85,10 +85,8 @@ class Translator {
         last_ = Last::Atom;
         return;
       }
-      case '[':
-        return set();
-      case '(':
-        return open();
+      case '[': return set();
+      case '(': return open();
       case ')':
         if (groups_.size() == 1) refuse_at(at_, "a ( before it");
         last_ = groups_.back().looks ? Last::Look : Last::Atom;
@@ -103,18 +101,15 @@ class Translator {
         return;
       case '?':
       case '*':
-      case '+':
-        return repeat();
-      case '{':
-        return interval();
+      case '+': return repeat();
+      case '{': return interval();
       case '.':  // anything but a newline, in both; said so that no build option of PCRE2 matters
         out_ += "[^\\x{a}]";
         last_ = Last::Atom;
         ++at_;
         return;
       case '^':
-      case '$':
-        refuse_at(at_, "no ^ or $ (they stand for a line's ends here, for the text's elsewhere)");
+      case '$': refuse_at(at_, "no ^ or $ (they stand for a line's ends here, for the text's elsewhere)");
       default: {
         const Character character = first_character(in_.substr(at_));
         literal(character.code);
@@ -238,24 +233,15 @@ class Translator {
     if (++at_ >= in_.size()) refuse_at(start, "a character behind \\");
     const char c = in_[at_++];
     switch (c) {
-      case 's':
-        return {std::nullopt, "\\p{White_Space}"};  // PCRE2's \s also takes U+180E
-      case 'S':
-        return {std::nullopt, "\\P{White_Space}"};
-      case 'd':
-        return {std::nullopt, "\\p{Nd}"};
-      case 'D':
-        return {std::nullopt, "\\P{Nd}"};
-      case 'n':
-        return {U'\n', ""};
-      case 'r':
-        return {U'\r', ""};
-      case 't':
-        return {U'\t', ""};
-      case 'f':
-        return {U'\f', ""};
-      case 'v':
-        return {U'\v', ""};  // PCRE2's \v is a set
+      case 's': return {std::nullopt, "\\p{White_Space}"};  // PCRE2's \s also takes U+180E
+      case 'S': return {std::nullopt, "\\P{White_Space}"};
+      case 'd': return {std::nullopt, "\\p{Nd}"};
+      case 'D': return {std::nullopt, "\\P{Nd}"};
+      case 'n': return {U'\n', ""};
+      case 'r': return {U'\r', ""};
+      case 't': return {U'\t', ""};
+      case 'f': return {U'\f', ""};
+      case 'v': return {U'\v', ""};  // PCRE2's \v is a set
       case 'p':
       case 'P': {
         const size_t end = in_.find('}', at_);
@@ -267,8 +253,7 @@ class Translator {
         return {std::nullopt, fmt::format("\\{}{{{}}}", c, name)};
       }
       case 'x':
-      case 'u':
-        return {hexadecimal(start, c == 'u'), ""};
+      case 'u': return {hexadecimal(start, c == 'u'), ""};
       default:
         if (is_letter(c) || is_digit(c) || static_cast<unsigned char>(c) >= 0x80)
           refuse_at(

@@ -88,17 +88,12 @@ std::vector<PreTokenizer::Part> PreTokenizer::arranged(const std::vector<Part>& 
       case Behavior::Removed:
         if (part.match) continue;
         break;
-      case Behavior::Isolated:
-        break;
+      case Behavior::Isolated: break;
       case Behavior::MergedWithPrevious:  // a match behind a match stands alone
         join = i > 0 && part.match && !follows_match;
         break;
-      case Behavior::MergedWithNext:
-        join = !part.match && follows_match;
-        break;
-      case Behavior::Contiguous:
-        join = i > 0 && part.match == follows_match;
-        break;
+      case Behavior::MergedWithNext: join = !part.match && follows_match; break;
+      case Behavior::Contiguous: join = i > 0 && part.match == follows_match; break;
     }
     if (join) {
       out.back().range.end = part.range.end;
