@@ -11,6 +11,7 @@
 
 #include "runner/cli/bench_options.h"
 #include "runner/cli/flags.h"
+#include "runner/cli/tokenize_options.h"
 
 namespace rondo::cli {
 namespace {
@@ -282,32 +283,6 @@ class ScoreCommand {
   ModelFlags model_;
   PromptFlags prompts_;
   ScoreOptions options_;
-};
-
-class TokenizeCommand {
- public:
-  explicit TokenizeCommand(CLI::App* main) {
-    app_ = main->add_subcommand("tokenize",
-                                "Text to token ids and back, by a tokenizer.json; no weights are read");
-    add_text(app_, "--model", "DIR", "The directory that holds tokenizer.json",
-             [this](const std::string& text) { options_.model = text; });
-    add_text(app_, "--prompt", "TEXT",
-             "Print its ids; without it {\"text\": ..} or {\"ids\": ..} a line of standard input",
-             [this](const std::string& text) { options_.texts.push_back(text); })
-        ->take_all();
-    app_->add_flag("!--no-special-tokens", options_.add_special_tokens, "No BOS or the like around --prompt");
-  }
-
-  bool parsed() const { return app_->parsed(); }
-
-  TokenizeOptions options() {
-    if (options_.model.empty()) refuse("tokenize: expected --model DIR, found none");
-    return options_;
-  }
-
- private:
-  CLI::App* app_;
-  TokenizeOptions options_;
 };
 
 class InspectCommand {

@@ -45,7 +45,7 @@ struct ScoreOptions {
 struct TokenizeOptions {
   std::string model;               // directory with a tokenizer.json
   std::vector<std::string> texts;  // empty: JSON lines on standard input
-  bool add_special_tokens = true;
+  bool no_special_tokens = false;  // around texts
 };
 
 struct InspectOptions {

@@ -65,7 +65,7 @@ int run(const TokenizeOptions& options) {
   const Tokenizer tokenizer = Tokenizer::open(options.model);
   if (options.texts.empty()) return answer_lines(tokenizer);
   for (const std::string& text : options.texts)
-    write_out(fmt::format("{}\n", fmt::join(tokenizer.encode(text, options.add_special_tokens), ",")));
+    write_out(fmt::format("{}\n", fmt::join(tokenizer.encode(text, !options.no_special_tokens), ",")));
   return 0;
 }
 
