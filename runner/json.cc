@@ -12,14 +12,13 @@ namespace rondo {
 namespace {
 
 constexpr size_t kMaxDepth = 64;
-constexpr size_t kMaxString = size_t{1} << 18;  // bytes between the quotes
-constexpr size_t kMaxNumber = 128;              // characters of a number, true, false or null
+constexpr size_t kMaxNumber = 128;  // characters of a number, true, false or null
 
 constexpr int kNumberOverflow = 406;  // nlohmann_json's id for a number that no double holds
 
 // What the library's lexer takes without a word (a byte order mark; NUL, to it the end of the text), and
 // tokens so long that its buffers would outgrow the file.
-void check_tokens(std::string_view text, const std::string& name) {
+void check_tokens(std::string_view text, const std::string& name, uint64_t most_string_bytes) {
   if (text.substr(0, 3) == "\xEF\xBB\xBF")
     refuse(name, "JSON", "a byte order mark", "save as UTF-8 without one");
   if (const size_t nul = text.find('\0'); nul != text.npos) {
@@ -30,8 +29,8 @@ void check_tokens(std::string_view text, const std::string& name) {
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (in_string) {
-      if (i - start > kMaxString) {
-        refuse(name, fmt::format("strings of at most {} bytes", kMaxString),
+      if (i - start > most_string_bytes) {
+        refuse(name, fmt::format("strings of at most {} bytes", most_string_bytes),
                fmt::format("a longer one at byte {}", start));
       }
       if (c == '\\') {
@@ -230,7 +229,7 @@ std::string describe(const Json& value) {
 
 void read_json_members(std::string_view text, const std::string& name, JsonLimits limits,
                        const std::function<void(const std::string& key, Json value)>& on_member) {
-  check_tokens(text, name);
+  check_tokens(text, name, limits.string_bytes);
   MemberReader reader(name, limits, on_member);
   Json::sax_parse(text.begin(), text.end(), &reader);
 }

@@ -29,13 +29,14 @@ std::string describe(const Json& value);
 struct JsonLimits {
   uint64_t values;    // in the whole text
   uint64_t elements;  // of one array or object inside the root
+  uint64_t string_bytes = uint64_t{1} << 18;
 };
 
 // Reads an object and hands over its members one by one, in the file's order, so that a bad member is refused
 // before the rest is kept. Throws InvalidModel with file, byte and cause for anything but one valid object:
 // not UTF-8, NUL bytes or escapes, a byte order mark, nesting above 64, a duplicate key at any depth, a
-// string above 1 MiB, a number above 128 characters, more than `max_values` values. Memory stays proportional
-// to the text.
+// string above `string_bytes`, a number above 128 characters, more than `max_values` values. Memory stays
+// proportional to the text.
 void read_json_members(std::string_view text, const std::string& name, JsonLimits limits,
                        const std::function<void(const std::string& key, Json value)>& on_member);
 

@@ -20,6 +20,8 @@ have_package() {
     libcli11-dev) local header=CLI/CLI.hpp ;;
     libfmt-dev) local header=fmt/format.h ;;
     nlohmann-json3-dev) local header=nlohmann/json.hpp ;;
+    libpcre2-dev) local header=pcre2.h ;;
+    libutf8proc-dev) local header=utf8proc.h ;;
     libgtest-dev) local header=gtest/gtest.h ;;
     libbenchmark-dev) local header=benchmark/benchmark.h ;;
     *) return 1 ;;
@@ -49,7 +51,8 @@ need_packages() {
   fi
 }
 
-PACKAGES=(g++ cmake ninja-build pkg-config libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev)
+PACKAGES=(g++ cmake ninja-build pkg-config libhwy-dev libcli11-dev libfmt-dev nlohmann-json3-dev
+          libpcre2-dev libutf8proc-dev)
 TEST_PACKAGES=(libgtest-dev libbenchmark-dev)
 
 find_nvcc() {

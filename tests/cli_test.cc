@@ -2,19 +2,14 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <poll.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -68,7 +63,7 @@ TEST(Cli, RefusesOptionsOutOfRangeByName) {
 
 TEST(Cli, RefusesCommandLinesThatDoNotFitTogether) {
   const std::vector<std::pair<Arguments, std::string>> bad = {
-      {{}, "generate, score, inspect, bench, trace or doctor"},
+      {{}, "generate, score, tokenize, inspect, bench, trace or doctor"},
       {{"decode"}, "\"decode\""},
       {{"generate", "--prompt", "x"}, "--model"},
       {{"generate", "--model", "a", "--config", "b", "--prompt", "x"}, "both"},
@@ -105,7 +100,7 @@ TEST(Cli, TextForAModelWithATokenizerPointsToTokenIds) {
 TEST(Cli, HelpAndVersionAreNoErrors) {
   const Process::Result help = rondo_program({"--help"});
   EXPECT_EQ(help.status, 0);
-  for (const char* command : {"generate", "score", "inspect", "bench", "trace", "doctor"}) {
+  for (const char* command : {"generate", "score", "tokenize", "inspect", "bench", "trace", "doctor"}) {
     EXPECT_NE(help.out.find(command), std::string::npos) << command;
   }
   EXPECT_EQ(rondo_program({"generate", "--help"}).status, 0);

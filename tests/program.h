@@ -24,10 +24,19 @@ namespace rondo::test {
 using Json = nlohmann::json;
 using Arguments = std::vector<std::string>;
 
-// The program running, its standard output and error on pipes.
+// The program running, its standard output and error on pipes, its standard input /dev/null or a pipe.
 class Process {
  public:
-  explicit Process(const Arguments& arguments) {
+  enum class Input { Null, Pipe };
+
+  explicit Process(const Arguments& arguments, Input input = Input::Null) {
+    std::array<int, 2> in{-1, -1};
+    if (input == Input::Null) {
+      in[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+      if (in[0] < 0) fail("/dev/null");
+    } else if (pipe2(in.data(), O_CLOEXEC) != 0) {
+      fail("pipe2");
+    }
     std::array<int, 2> out{};
     std::array<int, 2> err{};
     if (pipe2(out.data(), O_CLOEXEC) != 0 || pipe2(err.data(), O_CLOEXEC) != 0) fail("pipe2");
@@ -40,17 +49,21 @@ class Process {
     pid_ = fork();
     if (pid_ < 0) fail("fork");
     if (pid_ == 0) {
+      dup2(in[0], STDIN_FILENO);
       dup2(out[1], STDOUT_FILENO);
       dup2(err[1], STDERR_FILENO);
       execv(argv[0], argv.data());
       _exit(127);
     }
+    close(in[0]);
     close(out[1]);
     close(err[1]);
+    in_ = in[1];
     out_ = out[0];
     err_ = err[0];
   }
   ~Process() {
+    close_input();
     close_output();
     close(err_);
     if (!waited_) {
@@ -61,6 +74,30 @@ class Process {
   Process(const Process&) = delete;  // one process, one owner
 
   pid_t pid() const { return pid_; }
+
+  // Less than a pipe holds, so that it cannot block.
+  void write_input(const std::string& text) {
+    if (write(in_, text.data(), text.size()) != static_cast<ssize_t>(text.size())) fail("write");
+  }
+
+  void close_input() {
+    if (in_ >= 0) close(in_);
+    in_ = -1;
+  }
+
+  // Up to the next newline, which is left out.
+  std::string read_line() {
+    std::string line;
+    for (char byte = read_byte(); byte != '\n'; byte = read_byte()) line += byte;
+    return line;
+  }
+
+  // Until the program closes its output; what came is lost.
+  void read_to_end() {
+    char byte = 0;
+    while (read(out_, &byte, 1) == 1) {
+    }
+  }
 
   char read_byte() {
     char byte = 0;
@@ -79,8 +116,9 @@ class Process {
     std::string err;
   };
 
-  // Reads both pipes to their ends, so that neither can block the program.
+  // Closes the input and reads both pipes to their ends, so that neither can block the program.
   Result finish() {
+    close_input();
     Result result;
     std::array<pollfd, 2> fds{pollfd{out_, POLLIN, 0}, pollfd{err_, POLLIN, 0}};
     const std::array<std::string*, 2> texts{&result.out, &result.err};
@@ -112,6 +150,7 @@ class Process {
   }
 
   pid_t pid_ = -1;
+  int in_ = -1;
   int out_ = -1;
   int err_ = -1;
   bool waited_ = false;

@@ -7,6 +7,7 @@ namespace rondo::cli {
 
 int run(const GenerateOptions& options);
 int run(const ScoreOptions& options);
+int run(const TokenizeOptions& options);
 int run(const InspectOptions& options);
 int run(const BenchOptions& options);
 int run(const TraceOptions& options);

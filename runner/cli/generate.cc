@@ -4,8 +4,10 @@
 #include <unordered_map>
 
 #include "runner/cli/commands.h"
+#include "runner/cli/generate_lines.h"
 #include "runner/cli/session.h"
 #include "runner/cli/terminal.h"
+#include "runner/text/utf8.h"
 
 namespace rondo::cli {
 namespace {
@@ -15,6 +17,7 @@ struct Sequence {
   std::vector<int32_t> ids;  // made, a stop token included
   std::vector<float> logprobs;
   std::string text;  // of ids, a stop token left out
+  Utf8Stream stream;
   FinishReason finish = FinishReason::None;
 
   bool ended() const { return finish != FinishReason::None; }
@@ -46,18 +49,13 @@ std::string joined(const std::vector<int32_t>& ids, const char* between) {
 // it and those before it have ended.
 class TextWriter {
  public:
-  TextWriter(const std::vector<Prompt>& prompts, const std::vector<Sequence>& sequences, bool byte_level)
-      : prompts_(prompts), sequences_(sequences), byte_level_(byte_level) {}
+  TextWriter(const std::vector<Prompt>& prompts, const std::vector<Sequence>& sequences, bool readable)
+      : prompts_(prompts), sequences_(sequences), readable_(readable) {}
 
-  // A sequence has a new token, `stop` where that token ended it.
-  void token(int32_t token, bool stop) {
+  // A sequence has a new token, and `text` is what has become whole by it.
+  void token(int32_t token, const std::string& text) {
     if (sequences_.size() > 1) return;
-    std::string piece;
-    if (!byte_level_) {
-      piece = fmt::format("{}{}", started_ ? " " : "", token);
-    } else if (!stop) {
-      piece = bytes_of(token);
-    }
+    const std::string piece = readable_ ? text : fmt::format("{}{}", started_ ? " " : "", token);
     if (piece.empty()) return;
     started_ = true;
     in_line_ = piece.back() != '\n';
@@ -68,7 +66,7 @@ class TextWriter {
     if (sequences_.size() == 1) return;
     for (; next_ < sequences_.size() && sequences_[next_].ended(); ++next_) {
       const Sequence& sequence = sequences_[next_];
-      const std::string made = byte_level_ ? one_line(sequence.text) : joined(sequence.ids, " ");
+      const std::string made = readable_ ? one_line(sequence.text) : joined(sequence.ids, " ");
       const Prompt& prompt = prompts_[next_];
       // Text reads on from its prompt; ids are set apart from theirs.
       const std::string asked = prompt.is_text ? one_line(prompt.text) : joined(prompt.ids, ",") + ": ";
@@ -87,7 +85,7 @@ class TextWriter {
  private:
   const std::vector<Prompt>& prompts_;
   const std::vector<Sequence>& sequences_;
-  bool byte_level_;
+  bool readable_;
   bool started_ = false;
   bool in_line_ = false;
   size_t next_ = 0;
@@ -95,14 +93,14 @@ class TextWriter {
 
 class Generation {
  public:
-  Generation(const GenerateOptions& options, Engine& engine)
+  Generation(const GenerateOptions& options, Engine& engine, const Text& text)
       : options_(options),
         engine_(engine),
-        byte_level_(is_byte_level(engine)),
-        writer_(options.prompts, sequences_, byte_level_) {
+        text_(text),
+        writer_(options.prompts, sequences_, text.readable()) {
     for (const Prompt& prompt : options.prompts) {
       Sequence sequence;
-      sequence.prompt = prompt_ids(prompt, engine);
+      sequence.prompt = text.ids(prompt);
       timings_.prompt_tokens += sequence.prompt.size();
       sequences_.push_back(std::move(sequence));
     }
@@ -138,7 +136,7 @@ class Generation {
       Json logprobs = Json::array();
       for (float logprob : sequence.logprobs) logprobs.push_back(number(logprob));
       Json entry = {{"prompt_ids", sequence.prompt}, {"ids", sequence.ids}};
-      if (byte_level_) entry["text"] = sequence.text;
+      if (text_.readable()) entry["text"] = sequence.text;
       entry["finish_reason"] = finish_reason_name(sequence.finish);
       entry["logprobs"] = std::move(logprobs);
       sequences.push_back(std::move(entry));
@@ -208,18 +206,20 @@ class Generation {
     Sequence& sequence = sequences_.at(index_.at(output.sequence));
     sequence.finish = output.finish;
     if (output.token >= 0) {
-      const bool stop = output.finish == FinishReason::Stop;
       sequence.ids.push_back(output.token);
       sequence.logprobs.push_back(output.logprob);
-      if (byte_level_ && !stop) sequence.text += bytes_of(output.token);
-      if (!options_.json) writer_.token(output.token, stop);
+      std::string text;
+      if (output.finish != FinishReason::Stop) text = sequence.stream.take(text_.bytes(output.token));
+      if (sequence.ended()) text += sequence.stream.end();
+      sequence.text += text;
+      if (!options_.json) writer_.token(output.token, text);
     }
     if (sequence.ended() && !options_.json) writer_.sequence_ended();
   }
 
   const GenerateOptions& options_;
   Engine& engine_;
-  bool byte_level_;
+  const Text& text_;
   std::vector<Sequence> sequences_;
   std::vector<SequenceId> ids_;
   std::unordered_map<SequenceId, size_t> index_;
@@ -231,7 +231,10 @@ class Generation {
 
 int run(const GenerateOptions& options) {
   Session session = open_session(options.target);
-  Generation generation(options, session.engine);
+  if (options.lines) return generate_lines(options, session);
+  Generation generation(options, session.engine, session.text);
+  if (!session.text.refusal().empty())
+    write_err("rondo: no text: " + one_line(session.text.refusal()) + "\n");
   generation.decode();
   if (options.json) {
     write_out(generation.json(session.load_ms));

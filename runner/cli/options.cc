@@ -1,6 +1,8 @@
 #include "runner/cli/options.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <functional>
@@ -9,6 +11,7 @@
 
 #include "runner/cli/bench_options.h"
 #include "runner/cli/flags.h"
+#include "runner/cli/tokenize_options.h"
 
 namespace rondo::cli {
 namespace {
@@ -126,7 +129,7 @@ PromptFlags add_prompt_flags(CLI::App* app) {
   const auto keep = [](const std::string&) {};
   PromptFlags flags;
   flags.text =
-      add_text(app, "--prompt", "TEXT", "A prompt as text (byte-level vocabularies)", keep)->take_all();
+      add_text(app, "--prompt", "TEXT", "A prompt as text, by the model's tokenizer.json", keep)->take_all();
   flags.ids = add_text(app, "--prompt-ids", "1,2,3", "A prompt as token ids", keep)->take_all();
   return flags;
 }
@@ -177,6 +180,13 @@ Target checked_target(const ModelFlags& flags, bool needs_weights) {
 
 namespace {
 
+// Whether someone has something to say: not at a terminal, nor with /dev/null.
+bool input_is_piped() {
+  struct stat status;
+  return fstat(STDIN_FILENO, &status) == 0 &&
+         (S_ISFIFO(status.st_mode) || S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
+}
+
 // One command: its flags, and how to make its options once they are parsed.
 class GenerateCommand {
  public:
@@ -208,16 +218,25 @@ class GenerateCommand {
     app_->add_flag("--ignore-eos", options_.request.ignore_eos,
                    "The model's own end-of-sequence ids do not stop it");
     app_->add_flag("--json", options_.json, "One JSON document at the end, in place of text");
+    app_->add_flag("--jsonl", options_.lines,
+                   "Requests from standard input, one JSON object a line; so it is without a prompt where "
+                   "standard input is a pipe or a file");
+    app_->add_flag("--stream", options_.stream, "With --jsonl: a line per token, too");
   }
 
   bool parsed() const { return app_->parsed(); }
 
   GenerateOptions options() {
     options_.prompts = prompts_in_order(*app_, prompts_);
-    if (options_.prompts.empty())
-      refuse("generate: expected at least one --prompt or --prompt-ids, found none");
+    options_.lines |= options_.prompts.empty() && !options_.json && input_is_piped();
+    if (options_.prompts.empty() && !options_.lines)
+      refuse(
+          "generate: expected at least one --prompt or --prompt-ids, or lines on standard input, found none");
+    if (options_.lines && (!options_.prompts.empty() || options_.json))
+      refuse("--jsonl: expected no --prompt, --prompt-ids or --json beside it");
+    if (options_.stream && !options_.lines) refuse("--stream: expected --jsonl with it");
     // K/V memory is set aside for every sequence at once: no more of them than there are prompts.
-    if (!model_.max_sequences_given &&
+    if (!model_.max_sequences_given && !options_.lines &&
         options_.prompts.size() < static_cast<size_t>(model_.engine.max_sequences)) {
       model_.engine.max_sequences = static_cast<int>(options_.prompts.size());
     }
@@ -306,6 +325,7 @@ Command parse_command_line(int argc, const char* const* argv) {
   app.require_subcommand(1);
   GenerateCommand generate(&app);
   ScoreCommand score(&app);
+  TokenizeCommand tokenize(&app);
   InspectCommand inspect(&app);
   BenchCommand bench(&app);
   TraceCommand trace(&app);
@@ -319,15 +339,16 @@ Command parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::CallForVersion& e) {
     return Help{std::string(e.what()) + "\n"};
   } catch (const CLI::RequiredError&) {
-    refuse(
-        fmt::format("expected one command: generate, score, inspect, bench, trace or doctor, found {} (rondo "
-                    "--help says more)",
-                    argc > 1 ? fmt::format("\"{}\"", argv[1]) : "none"));
+    refuse(fmt::format(
+        "expected one command: generate, score, tokenize, inspect, bench, trace or doctor, found {} (rondo "
+        "--help says more)",
+        argc > 1 ? fmt::format("\"{}\"", argv[1]) : "none"));
   } catch (const CLI::ParseError& e) {
     refuse(fmt::format("{} (rondo --help says more)", e.what()));
   }
   if (generate.parsed()) return generate.options();
   if (score.parsed()) return score.options();
+  if (tokenize.parsed()) return tokenize.options();
   if (inspect.parsed()) return inspect.options();
   if (bench.parsed()) return bench.options();
   if (trace.parsed()) return trace.options();

@@ -31,6 +31,8 @@ struct GenerateOptions {
   std::vector<Prompt> prompts;  // in the order of the command line
   Request request;              // of every sequence; prompt is still empty, sequence i samples with seed + i
   bool json = false;
+  bool lines = false;   // no prompts: requests come on standard input, one JSON object a line
+  bool stream = false;  // with lines: a line per token
 };
 
 struct ScoreOptions {
@@ -38,6 +40,12 @@ struct ScoreOptions {
   Prompt prompt;
   int64_t top = 0;  // likeliest next tokens to show
   bool json = false;
+};
+
+struct TokenizeOptions {
+  std::string model;               // directory with a tokenizer.json
+  std::vector<std::string> texts;  // empty: JSON lines on standard input
+  bool no_special_tokens = false;  // around texts
 };
 
 struct InspectOptions {
@@ -63,8 +71,8 @@ struct Help {
   std::string text;
 };
 
-using Command = std::variant<GenerateOptions, ScoreOptions, InspectOptions, BenchOptions, TraceOptions,
-                             DoctorOptions, Help>;
+using Command = std::variant<GenerateOptions, ScoreOptions, TokenizeOptions, InspectOptions, BenchOptions,
+                             TraceOptions, DoctorOptions, Help>;
 
 // Throws Error (InvalidArgument) that names the option, what it expects and what it found.
 Command parse_command_line(int argc, const char* const* argv);

@@ -10,6 +10,7 @@
 #include "runner/cli/commands.h"
 #include "runner/cli/session.h"
 #include "runner/cli/terminal.h"
+#include "runner/text/utf8.h"
 
 namespace rondo::cli {
 namespace {
@@ -100,12 +101,12 @@ std::string as_json(const ScoreOptions& options, const Engine& engine,
                    {"positions", std::move(list)}});
 }
 
-std::string as_table(const ScoreOptions& options, const Engine& engine,
-                     const std::vector<Position>& positions) {
-  const bool byte_level = is_byte_level(engine);
+std::string as_table(const ScoreOptions& options, const Text& text, const std::vector<Position>& positions) {
   const auto shown = [&](int32_t token) {
-    if (!byte_level || bytes_of(token).empty()) return fmt::format("{}", token);
-    return fmt::format("{} '{}'", token, one_line(bytes_of(token)));
+    Utf8Stream stream;
+    const std::string whole = stream.take(text.bytes(token));
+    const std::string piece = whole + stream.end();
+    return piece.empty() ? fmt::format("{}", token) : fmt::format("{} '{}'", token, one_line(piece));
   };
   std::string table = fmt::format("position  {:<12} {:>10}{}\n", "token", "logprob",
                                   options.top > 0 ? "   likeliest next tokens" : "");
@@ -124,7 +125,7 @@ std::string as_table(const ScoreOptions& options, const Engine& engine,
 
 int run(const ScoreOptions& options) {
   Session session = open_session(options.target);
-  const std::vector<int32_t> ids = prompt_ids(options.prompt, session.engine);
+  const std::vector<int32_t> ids = session.text.ids(options.prompt);
   if (options.top > session.engine.vocab_size()) {
     throw Error(ErrorKind::InvalidArgument,
                 fmt::format("--top: expected at most the vocabulary's {} tokens, found {}",
@@ -132,7 +133,7 @@ int run(const ScoreOptions& options) {
   }
   const std::vector<Position> positions = score(session.engine, ids, options.top);
   write_out(options.json ? as_json(options, session.engine, positions)
-                         : as_table(options, session.engine, positions));
+                         : as_table(options, session.text, positions));
   return 0;
 }
 

@@ -9,45 +9,16 @@
 #include "runner/cli/terminal.h"
 
 namespace rondo::cli {
-namespace {
-
-constexpr int64_t kByteValues = 256;
-constexpr int64_t kLargestByteVocabulary = 300;
-
-}  // namespace
-
 Session open_session(const Target& target) {
   const auto start = std::chrono::steady_clock::now();
+  Text text = Text::open(target.path);
   Progress progress;
   EngineOptions options = target.engine;
   options.progress = [&progress](uint64_t done, uint64_t total) { progress.update(done, total); };
   Engine engine = Engine::open(target.path, options);
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
-  return {std::move(engine), took.count()};
-}
-
-bool is_byte_level(const Engine& engine) {
-  return engine.vocab_size() >= kByteValues && engine.vocab_size() <= kLargestByteVocabulary;
-}
-
-std::vector<int32_t> prompt_ids(const Prompt& prompt, const Engine& engine) {
-  if (!prompt.is_text) return prompt.ids;
-  if (!is_byte_level(engine)) {
-    throw Error(
-        ErrorKind::InvalidArgument,
-        fmt::format(
-            "--prompt: expected a byte-level vocabulary of {} to {} tokens, found {}: this model's text "
-            "needs its own tokenizer; give the token ids with --prompt-ids 1,2,3",
-            kByteValues, kLargestByteVocabulary, engine.vocab_size()));
-  }
-  std::vector<int32_t> ids;
-  for (const char c : prompt.text) ids.push_back(static_cast<unsigned char>(c));
-  return ids;
-}
-
-std::string bytes_of(int32_t token) {
-  if (token < 0 || token >= kByteValues) return {};
-  return std::string(1, static_cast<char>(static_cast<unsigned char>(token)));
+  text.set_vocab_size(engine.vocab_size());
+  return {std::move(engine), std::move(text), took.count()};
 }
 
 Json number(float value) {
@@ -90,6 +61,10 @@ Json stats_json(const Stats& stats) {
 
 std::string document(const Json& json) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string json_line(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace rondo::cli
