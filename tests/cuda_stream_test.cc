@@ -17,7 +17,7 @@ class CudaStream : public testing::TestWithParam<DType> {
   }
 };
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaStream, testing::Values(DType::f16, DType::bf16),
-                         [](const auto& info) { return dtype_name(info.param); });
+                         [](const auto& dtype) { return dtype_name(dtype.param); });
 
 constexpr auto x_of = [](Side& s) { return s.buffers.x; };
 constexpr auto q_of = [](Side& s) { return s.buffers.q; };

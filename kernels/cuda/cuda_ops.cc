@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_ops.h"
 
+#include <algorithm>
 #include <string>
 
 #include "buffers/cuda_check.h"
@@ -204,6 +205,7 @@ class CudaOps : public Ops {
     a.vocab_size = dims_.vocab_size;
     a.max_context = dims_.max_context;
     a.rows_in_list = bucket.logit_rows;
+    a.parts = std::min(queue_.multiprocessors, kScanParts);
     cuda::enqueue_sample(a, queue_);
   }
 

@@ -171,6 +171,7 @@ struct SampleArgs {
   int64_t vocab_size;
   int64_t max_context;
   int rows_in_list;  // L
+  int parts;         // up to kScanParts, that a row is scanned in
 };
 void enqueue_sample(const SampleArgs& args, const Queue& queue);
 

@@ -219,11 +219,11 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(const SampleArgs a) 
   RONDO_SHARED(words, uint64_t[32]);
   let_next_start();
   wait_for_previous();
-  for (int item = static_cast<int>(blockIdx.x); item < a.rows_in_list * kScanParts;
+  for (int item = static_cast<int>(blockIdx.x); item < a.rows_in_list * a.parts;
        item += static_cast<int>(gridDim.x)) {
-    const int64_t l = item / kScanParts, part = item % kScanParts;
-    const auto first = static_cast<uint32_t>(a.vocab_size * part / kScanParts);
-    const auto end = static_cast<uint32_t>(a.vocab_size * (part + 1) / kScanParts);
+    const int64_t l = item / a.parts, part = item % a.parts;
+    const auto first = static_cast<uint32_t>(a.vocab_size * part / a.parts);
+    const auto end = static_cast<uint32_t>(a.vocab_size * (part + 1) / a.parts);
     Pass pass;
     pass.over(a.logits + l * a.vocab_size, first + threadIdx.x, end, kScanThreads,
               [](uint32_t, float logit) { return logit; });
@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(const SampleArgs a) 
     const float sum = block_reduce(max == -INFINITY ? 0.0f : pass.sum_at(max), floats, 0.0f, Add());
     const uint64_t best = block_reduce(pass.best, words, uint64_t{0}, Larger());
     const int broken = __syncthreads_or(pass.broken);
-    if (threadIdx.x == 0) a.scans[item] = {max, sum, best, broken, 0};
+    if (threadIdx.x == 0) a.scans[l * kScanParts + part] = {max, sum, best, broken, 0};
   }
 }
 
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleArgs a)
 
   Pass pass;
   if (plain) {
-    for (int part = static_cast<int>(threadIdx.x); part < kScanParts; part += kThreads) {
+    for (int part = static_cast<int>(threadIdx.x); part < a.parts; part += kThreads) {
       const LogitScan scan = a.scans[l * kScanParts + part];
       pass = {scan.max, scan.sum, scan.best, scan.broken};
     }

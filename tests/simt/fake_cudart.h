@@ -49,7 +49,7 @@ struct Device {
       13000;  // below the runtime's major version: cudaErrorInsufficientDriver from every call
   int runtime_version = 13000;
   int major = 9, minor = 0;  // compute capability
-  int multiprocessors = 5;   // few: kernels that overlap have a block for each
+  int multiprocessors = 3;   // few: kernels that overlap have a block for each
 };
 void set_device(const Device& device);
 void set_memory(size_t bytes);  // the device's memory; 1 GiB until set
