@@ -103,7 +103,7 @@ __device__ __forceinline__ void wait_for_previous() {
 // after a barrier).
 struct AsyncCopies {
   // 16 bytes, both addresses multiples of 16.
-  __device__ __forceinline__ void copy16(void* shared, const void* global) {
+  __device__ __forceinline__ void copy16([[maybe_unused]] void* shared, [[maybe_unused]] const void* global) {
 #if defined(__CUDA_ARCH__)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                      static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
@@ -127,7 +127,7 @@ struct AsyncCopies {
 // Four 8 x 8 matrices of 16-bit elements from shared memory, by a whole warp: lanes 8 m to 8 m + 7 name the
 // 16-byte rows of matrix m, and lane (g, t) = (lane / 4, lane % 4) gets word t of row g of each (PTX's
 // ldmatrix.x4).
-__device__ __forceinline__ uint4 load_matrices(const void* row) {
+__device__ __forceinline__ uint4 load_matrices([[maybe_unused]] const void* row) {
   uint4 v = make_uint4(0, 0, 0, 0);
 #if defined(__CUDA_ARCH__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -140,7 +140,8 @@ __device__ __forceinline__ uint4 load_matrices(const void* row) {
 
 // D (16 x 8, fp32) += A (16 x 16) B (16 x 8), one warp; fragments as PTX's mma.m16n8k16 has them, two
 // elements of T in each word.
-__device__ __forceinline__ void mma(float (&d)[4], uint4 a, uint2 b, const __nv_bfloat16*) {
+__device__ __forceinline__ void mma([[maybe_unused]] float (&d)[4], [[maybe_unused]] uint4 a,
+                                    [[maybe_unused]] uint2 b, const __nv_bfloat16*) {
 #if defined(__CUDA_ARCH__)
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
@@ -148,7 +149,8 @@ __device__ __forceinline__ void mma(float (&d)[4], uint4 a, uint2 b, const __nv_
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 #endif
 }
-__device__ __forceinline__ void mma(float (&d)[4], uint4 a, uint2 b, const __half*) {
+__device__ __forceinline__ void mma([[maybe_unused]] float (&d)[4], [[maybe_unused]] uint4 a,
+                                    [[maybe_unused]] uint2 b, const __half*) {
 #if defined(__CUDA_ARCH__)
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"

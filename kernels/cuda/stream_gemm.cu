@@ -29,6 +29,13 @@ __device__ __forceinline__ void load8_fresh(const float* from, float (&v)[8]) {
   widen8<float>(raw, v);
 }
 
+// Blocks whose registers must fit on a multiprocessor together: kernels overlap from Hopper on.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kBlocksTogether = 1;
+#else
+constexpr int kBlocksTogether = 2;
+#endif
+
 // n things dealt out evenly: the first `more` parts get one more than the others.
 struct Deal {
   int each;
@@ -56,7 +63,7 @@ struct Deal {
 // norm: RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): what depends on the whole row comes
 // last.
 template <class T, bool kPhased>  // kPhased: more than one phase
-__global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGemmArgs a) {
+__global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(const StreamGemmArgs a) {
   RONDO_DYN_SHARED(unsigned char, shared);
   let_next_start();
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -95,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGe
   const int second_half = pairs ? half * a.K : 4 * a.K;  // elements: stream_gemm_fits() sees that they fit
   int two_units = 2 * a.K;
   int present = 0;  // of the tile's rows
-  int load_phase = 0, load_item = begin, load_tile = begin / chunks, load_chunk = begin % chunks;
+  int load_phase = 0, load_tile = begin / chunks, load_chunk = begin % chunks;
   const auto enter_tile = [&] {
     present = units.count(load_tile) - lane / 16;
     const int unit = first + units.begin(load_tile) + lane / 16, from = first_row(unit);
@@ -103,9 +110,10 @@ __global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGe
     source = static_cast<const T*>(a.weight) + static_cast<int64_t>(from) * a.K +
              load_phase * a.phase_columns + load_chunk * kChunk + lane % 16 * 8;
   };
+  const auto load_item = [&] { return load_tile * chunks + load_chunk; };
   const int target = lane / 16 * kChunk * 2 + (lane % 16 ^ lane / 16) * 16;
   const auto fetch = [&](int stage) {
-    if (load_item < end) {
+    if (load_item() < end) {
       unsigned char* const to = ring + stage * kStageBytes;
       if (present > 0) copies.copy16(to + target, source);
       if (present > 2) copies.copy16(to + 4 * kChunk + (target ^ 32), source + two_units);
@@ -113,13 +121,12 @@ __global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGe
       if (present > (pairs ? 2 : 6))
         copies.copy16(to + 12 * kChunk + (target ^ 96), source + second_half + two_units);
       source += kChunk;
-      ++load_item;
       ++load_chunk;
-      if (kPhased && load_item == end && load_phase + 1 < phases) {
+      if (kPhased && load_item() == end && load_phase + 1 < phases) {
         ++load_phase;
-        load_item = begin, load_tile = begin / chunks, load_chunk = begin % chunks;
+        load_tile = begin / chunks, load_chunk = begin % chunks;
         enter_tile();
-      } else if (load_chunk == chunks && load_item < end) {
+      } else if (load_chunk == chunks && load_item() < end) {
         load_chunk = 0;
         ++load_tile;
         enter_tile();
@@ -154,10 +161,10 @@ __global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGe
                  a.rope.head_dim);
   };
   const int own = static_cast<int>(threadIdx.x);
-  const bool writes = output_exists(own);
+  const bool writes = !kPhased && output_exists(own);
   if (rope && writes) laid_by[own] = output_angle(own);
   wait_for_previous();
-  if (!kPhased && a.output == StreamOutput::add_f32 && writes)
+  if (a.output == StreamOutput::add_f32 && writes)
     laid_by[own].cosine =
         __ldcg(static_cast<const float*>(a.out) + static_cast<int64_t>(output_row(own)) * a.units + first +
                units.begin(output_tile(own)) + own % per_tile);
@@ -211,18 +218,29 @@ __global__ void __launch_bounds__(kThreads, 2) stream_gemm_kernel(const StreamGe
         copies.wait<kDepth - 1>();
         __syncwarp();
         uint4 w[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
+        const auto take = [&](int j) {
           w[j] = load_matrices(ring + stage * kStageBytes + (weights ^ (j % 2 * 64)) + j / 2 * 128);
-        __syncwarp();  // before the stage is overwritten
-        fetch(stage);
-        if (++stage == kDepth) stage = 0;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
+        };
+        const auto multiply = [&](int j) {
           const uint4 v = load_matrices(column + 32 * j);
           mma(sum[0], v, make_uint2(w[j].x, w[j].y), static_cast<const T*>(nullptr));
           mma(sum[1], v, make_uint2(w[j].z, w[j].w), static_cast<const T*>(nullptr));
+        };
+        const auto refill = [&] {
+          __syncwarp();  // before the stage is overwritten
+          fetch(stage);
+          if (++stage == kDepth) stage = 0;
+        };
+        // The stage is free as soon as its weights are in registers, of which phases leave too few.
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          take(j);
+          if (kPhased) multiply(j);
         }
+        refill();
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (!kPhased) multiply(j);
         column += kChunk;
       }
       item += run;
