@@ -11,6 +11,7 @@ constexpr int kWarps = 8;
 constexpr int kMaxHeadDim = 256;
 constexpr int kMinChunk = 64;  // positions below which a split is not worth its merge
 constexpr int kMaxSplits = 64;
+constexpr int kLaneWords = 16;  // of 16 bytes, that a lane has in flight
 
 // Which positions a row attends to, and how they are cut: `chunk` each, the last split's fewer. Both kernels
 // compute it from the row, so that the grid can stay what the bucket and the capacity made it.
@@ -71,8 +72,10 @@ __device__ __forceinline__ void merge_with_lane(Softmax& s, int offset) {
 template <class T, int G>
 __device__ __forceinline__ void attend_item(const AttentionArgs& a, const int lanes, const int64_t r,
                                             const int split, const int head_group, const Span& span,
-                                            float* warp_ml, float* warp_o, bool& waited) {
+                                            uint4* ring, float* warp_ml, float* warp_o, bool& waited) {
   constexpr int kUnroll = 8 / static_cast<int>(sizeof(T)) / (G < 4 ? 1 : 2);
+  constexpr int kWords = static_cast<int>(sizeof(Raw8<T>) / sizeof(uint4));
+  constexpr int kStages = kLaneWords / (2 * kWords * kUnroll);
   const int64_t D = a.head_dim;
   const int group = a.heads / a.kv_heads, blocks_per_kv_head = (group + G - 1) / G;
   const int kv_head = head_group / blocks_per_kv_head;
@@ -88,29 +91,44 @@ __device__ __forceinline__ void attend_item(const AttentionArgs& a, const int la
   const int begin = span.begin + split * span.chunk;
   const int end = begin + span.chunk < span.end ? begin + span.chunk : span.end;
   const int in_page = (1 << a.map.page_shift) - 1;
-  Raw8<T> k[kUnroll], v[kUnroll];
-  const auto load = [&](int base, int from, int to) {
+
+  // A lane's own ring: it copies what it will read itself, so that no barrier is needed.
+  AsyncCopies copies;
+  uint4* const own = ring + warp * kLaneWords * 32 + lane;
+  const auto place = [&](int stage, int u, int which) {
+    return own + ((stage * kUnroll + u) * 2 + which) * kWords * 32;
+  };
+  const auto fetch = [&](int stage, int base, int from, int to) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int p = base + u * per_warp + sub;
-      if (active && p >= from && p < to) {
-        const int64_t page = table[p >> a.map.page_shift];
-        const int64_t at = (((page * a.kv_heads + kv_head) << a.map.page_shift) + (p & in_page)) * D + dim;
-        k[u] = load_raw8(static_cast<const T*>(a.k_pages) + at);
-        v[u] = load_raw8(static_cast<const T*>(a.v_pages) + at);
+      if (!active || p < from || p >= to) continue;
+      const int64_t page = table[p >> a.map.page_shift];
+      const int64_t at = (((page * a.kv_heads + kv_head) << a.map.page_shift) + (p & in_page)) * D + dim;
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        copies.copy16(place(stage, u, 0) + 32 * i, static_cast<const T*>(a.k_pages) + at + 8 / kWords * i);
+        copies.copy16(place(stage, u, 1) + 32 * i, static_cast<const T*>(a.v_pages) + at + 8 / kWords * i);
       }
     }
   };
+  const auto taken = [&](int stage, int u, int which) {
+    Raw8<T> raw;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) raw.words[i] = place(stage, u, which)[32 * i];
+    return raw;
+  };
 
   // What earlier steps wrote need not wait for the kernel before; what this step wrote must.
+  const int step = kWarps * per_warp * kUnroll, old = first_position_of_step(a, r);
   int base = begin + warp * per_warp * kUnroll;
-  const int old = first_position_of_step(a, r);
-#pragma unroll
-  for (int u = 0; u < kUnroll; ++u) k[u] = v[u] = zero_raw8<T>();
-  load(base, base, end < old ? end : old);
+#pragma unroll 1
+  for (int stage = 0; stage < kStages; ++stage) fetch(stage, base + stage * step, 0, end < old ? end : old);
   if (!waited) wait_for_previous();
   waited = true;
-  load(base, old, end);
+#pragma unroll 1
+  for (int stage = 0; stage < kStages; ++stage) fetch(stage, base + stage * step, old, end);
+  copies.commit();
 
   const float scale = 1.44269504f / sqrtf(static_cast<float>(D));  // log2(e): scores are in units of log 2
   Raw8<T> q[G];  // as it lies in memory: half the registers of fp32
@@ -126,12 +144,16 @@ __device__ __forceinline__ void attend_item(const AttentionArgs& a, const int la
       q[g] = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + first_head + g) * D + dim);
   }
 
-  while (base < end) {
+  copies.wait<0>();
+  for (int stage = 0; base < end; stage = stage + 1 == kStages ? 0 : stage + 1) {
+    copies.wait<kStages - 1>();
+    // A position that is not there has weight 0, and its place in the ring anything at all.
+    const auto exists = [&](int u) { return active && base + u * per_warp + sub < end; };
     float score[kUnroll][G];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       float key[8];
-      widen8<T>(k[u], key);
+      widen8<T>(exists(u) ? taken(stage, u, 0) : zero_raw8<T>(), key);
 #pragma unroll
       for (int g = 0; g < G; ++g) {
         float query[8], s = 0;
@@ -169,14 +191,15 @@ __device__ __forceinline__ void attend_item(const AttentionArgs& a, const int la
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       float value[8];
-      widen8<T>(v[u], value);
+      widen8<T>(exists(u) ? taken(stage, u, 1) : zero_raw8<T>(), value);
 #pragma unroll
       for (int g = 0; g < G; ++g)
 #pragma unroll
         for (int d = 0; d < 8; ++d) state[g].o[d] += score[u][g] * value[d];
     }
-    base += kWarps * per_warp * kUnroll;
-    load(base, base, end);
+    fetch(stage, base + kStages * step, 0, end);
+    copies.commit();
+    base += step;
   }
 
   for (int offset = lanes; offset < 32; offset *= 2)
@@ -227,13 +250,15 @@ __device__ __forceinline__ void attend_item(const AttentionArgs& a, const int la
 // First kernel. A block per multiprocessor, of 256 threads, takes items (row, split, head group) in turn. An
 // item is G query heads of one K/V head over one chunk of positions, so that K and V are read once for all G.
 // `lanes` (a power of two, at least head_dim / 8) neighbouring lanes take one position, 8 dimensions each; a
-// warp takes 32 / lanes positions at a time, and kUnroll such steps are in flight. The partial results are
-// merged over lanes, then over warps in shared memory. A row that needs one split only gets its o here;
-// otherwise partial_o [R, S, heads, head_dim] and partial_ml [R, S, heads, 2] (maximum, sum) are written.
+// warp takes 32 / lanes positions at a time, and what it will read next is on its way into shared memory. The
+// partial results are merged over lanes, then over warps in shared memory. A row that needs one split only
+// gets its o here; otherwise partial_o [R, S, heads, head_dim] and partial_ml [R, S, heads, 2] (maximum, sum)
+// are written.
 template <class T, int G>
 __global__ void __launch_bounds__(32 * kWarps, 2) attention_kernel(const AttentionArgs a, const int lanes) {
-  RONDO_DYN_SHARED(float, warp_ml);                // [kWarps, G, 2]
-  float* const warp_o = warp_ml + kWarps * G * 2;  // [kWarps, G, head_dim]
+  RONDO_DYN_SHARED(uint4, ring);  // [kWarps, kLaneWords, 32]
+  float* const warp_ml = reinterpret_cast<float*>(ring + kWarps * kLaneWords * 32);  // [kWarps, G, 2]
+  float* const warp_o = warp_ml + kWarps * G * 2;                                    // [kWarps, G, head_dim]
   let_next_start();
   const int group = a.heads / a.kv_heads, blocks_per_kv_head = (group + G - 1) / G;
   const int per_split = a.kv_heads * blocks_per_kv_head, items = a.rows_in_step * a.splits * per_split;
@@ -242,7 +267,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2) attention_kernel(const Attenti
     const int r = item / per_split / a.splits, split = item / per_split % a.splits;
     const Span span = span_of(a, r);
     if (split >= span.splits) continue;
-    attend_item<T, G>(a, lanes, r, split, item % per_split, span, warp_ml, warp_o, waited);
+    attend_item<T, G>(a, lanes, r, split, item % per_split, span, ring, warp_ml, warp_o, waited);
   }
   if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is
 }
@@ -308,8 +333,17 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const AttentionArgs 
 
 template <class T, int G>
 void enqueue_partial(const AttentionArgs& args, int lanes, const Queue& queue) {
-  const auto bytes = static_cast<size_t>(kWarps * G * (args.head_dim + 2)) * sizeof(float);
-  launch_spread(queue, attention_kernel<T, G>, dim3(32 * kWarps), bytes, args, lanes);
+  const auto bytes =
+      static_cast<size_t>(kWarps) *
+      (kLaneWords * 32 * sizeof(uint4) + static_cast<size_t>(G * (args.head_dim + 2)) * sizeof(float));
+  if (args.look_ahead)
+    return launch_spread(queue, attention_kernel<T, G>, dim3(32 * kWarps), bytes, args, lanes);
+  // Many rows are work enough for two blocks on each multiprocessor.
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(attention_kernel<T, G>),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
+  launch(queue, attention_kernel<T, G>, dim3(static_cast<unsigned>(2 * queue.multiprocessors)),
+         dim3(32 * kWarps), bytes, args, lanes);
 }
 
 }  // namespace
