@@ -163,6 +163,8 @@ TEST_P(CudaStream, EarlyStartsChangeNoBit) {
 // How the columns and rows of real models are cut: everything must fit, in as few phases as the memory
 // allows.
 TEST(StreamGemm, FitsTheShapesOfRealModels) {
+  const cuda::Queue hopper{nullptr, cuda::Order::early, 132, 227 << 10};
+  const cuda::Queue small{nullptr, cuda::Order::after, 84, 99 << 10};  // GPUs of compute capability 8.6
   struct Shape {
     int N, K;
   };
@@ -175,15 +177,19 @@ TEST(StreamGemm, FitsTheShapesOfRealModels) {
       a.rows = rows;
       a.output = cuda::StreamOutput::store_f32;
       a.input = cuda::StreamInput::plain;
-      ASSERT_TRUE(cuda::stream_gemm_fits(a, 132)) << s.N << " x " << s.K << ", " << rows << " rows";
+      ASSERT_TRUE(cuda::stream_gemm_fits(a, hopper)) << s.N << " x " << s.K << ", " << rows << " rows";
       EXPECT_EQ(a.phases * a.phase_columns, s.K);
       EXPECT_EQ(a.phase_columns % 128, 0);
     }
+  cuda::StreamGemmArgs projection{};
+  projection.N = projection.K = 4096;
+  projection.rows = 1;
+  EXPECT_TRUE(cuda::stream_gemm_fits(projection, small));
   cuda::StreamGemmArgs odd{};
   odd.N = 64;
   odd.K = 576;  // no multiple of 128: left to the composed form
   odd.rows = 1;
-  EXPECT_FALSE(cuda::stream_gemm_fits(odd, 132));
+  EXPECT_FALSE(cuda::stream_gemm_fits(odd, hopper));
 }
 
 }  // namespace

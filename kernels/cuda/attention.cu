@@ -339,9 +339,7 @@ void enqueue_partial(const AttentionArgs& args, int lanes, const Queue& queue) {
   if (args.look_ahead)
     return launch_spread(queue, attention_kernel<T, G>, dim3(32 * kWarps), bytes, args, lanes);
   // Many rows are work enough for two blocks on each multiprocessor.
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(attention_kernel<T, G>),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-        "cudaFuncSetAttribute");
+  allow_shared(attention_kernel<T, G>, queue.shared_limit);
   launch(queue, attention_kernel<T, G>, dim3(static_cast<unsigned>(2 * queue.multiprocessors)),
          dim3(32 * kWarps), bytes, args, lanes);
 }

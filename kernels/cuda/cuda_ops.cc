@@ -75,7 +75,7 @@ class CudaOps : public Ops {
       : dims_(dims),
         buffers_(buffers),
         model_(model),
-        queue_{stream, cuda::Order::after, 0},
+        queue_{stream, cuda::Order::after, 0, 0},
         forms_(forms),
         dtype_(dims.weight_dtype),
         gemm_((check_model(dims, model), buffers.workspace), stream) {
@@ -88,6 +88,7 @@ class CudaOps : public Ops {
       cuda::check(cudaDeviceGetAttribute(&value, name, device), "cudaDeviceGetAttribute");
     };
     attribute(cudaDevAttrMultiProcessorCount, queue_.multiprocessors);
+    attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, queue_.shared_limit);
     attribute(cudaDevAttrComputeCapabilityMajor, major);
     if (forms_.early && major >= 9) queue_.order = cuda::Order::early;
   }
@@ -102,7 +103,8 @@ class CudaOps : public Ops {
     a.max_context = dims_.max_context;
     a.rows_in_step = bucket.rows;
     // The step's first kernel: what copies and the step before did is done when it starts.
-    cuda::enqueue_embed(dtype_, a, {queue_.stream, cuda::Order::after, queue_.multiprocessors});
+    cuda::enqueue_embed(dtype_, a,
+                        {queue_.stream, cuda::Order::after, queue_.multiprocessors, queue_.shared_limit});
   }
 
   void qkv(Bucket bucket, const Layer& layer) override {
@@ -272,8 +274,7 @@ class CudaOps : public Ops {
     return a;
   }
   bool streams(cuda::StreamGemmArgs& a) const {
-    return forms_.streamed && dtype_ != DType::f32 && a.rows <= kFewRows &&
-           cuda::stream_gemm_fits(a, queue_.multiprocessors);
+    return forms_.streamed && dtype_ != DType::f32 && a.rows <= kFewRows && cuda::stream_gemm_fits(a, queue_);
   }
 
   void add_bias(const View& x, const View& bias, int rows) {

@@ -42,6 +42,7 @@ struct Queue {
   cudaStream_t stream;
   Order order;
   int multiprocessors;  // of the device: the grid of kernels that overlap
+  int shared_limit;     // bytes of shared memory that a block may ask for
 };
 
 // Enqueues the kernel. Throws rondo::Error, through check(), when the launch is refused; the status is the
@@ -68,20 +69,30 @@ void launch(const Queue& queue, void (*kernel)(P...), dim3 grid, dim3 block, siz
   check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...), "kernel launch");
 }
 
+// Lets a kernel be launched with up to `bytes` of dynamic shared memory. Always the same for one kernel: a
+// launch that was recorded earlier must not find less. With its static shared memory it may not exceed
+// Queue::shared_limit.
+template <class... P>
+void allow_shared(void (*kernel)(P...), int bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        "cudaFuncSetAttribute");
+}
+
 // A kernel that overlaps with others: a block for each multiprocessor, whatever there is to do.
 template <class... P, class... A>
 void launch_spread(const Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
-  if (shared_bytes < kHalfMultiprocessor) shared_bytes = kHalfMultiprocessor;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "cudaFuncSetAttribute");
+  if (shared_bytes > 0)
+    allow_shared(kernel, queue.shared_limit);
+  else if (queue.order == Order::early)
+    allow_shared(kernel, static_cast<int>(kHalfMultiprocessor));
+  if (queue.order == Order::early && shared_bytes < kHalfMultiprocessor) shared_bytes = kHalfMultiprocessor;
   launch(queue, kernel, dim3(static_cast<unsigned>(queue.multiprocessors)), block, shared_bytes, args...);
 }
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             A... args) {
-  launch(Queue{stream, Order::after, 0}, kernel, grid, block, shared_bytes, args...);
+  launch(Queue{stream, Order::after, 0, 0}, kernel, grid, block, shared_bytes, args...);
 }
 
 // Lets the next kernel of the stream start, if it was launched early.

@@ -154,7 +154,7 @@ struct StreamGemmArgs {
   int log_rows;  // rows, rounded up to a power of two
 };
 // Whether the kernel can do it (R up to 16, K a multiple of 8, shared memory), and how.
-bool stream_gemm_fits(StreamGemmArgs& args, int multiprocessors);
+bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, const Queue& queue);
 
 struct SampleArgs {

@@ -1,4 +1,6 @@
 // What the kernel needs.
+#include <algorithm>
+
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
@@ -17,7 +19,6 @@ constexpr int kDepth = 2;  // items in flight per warp
 constexpr int kPadding =
     8;  // elements behind a row of activations, so that eight rows lie in different banks
 constexpr int kMaxRows = 8;
-constexpr int kSharedLimit = 220 << 10;
 constexpr int kSharedBudget = 112 << 10;  // two blocks on a multiprocessor: this kernel's and the next one's
 
 // What the kernel before wrote: past the L1, which may hold what lay there earlier.
@@ -340,7 +341,7 @@ size_t shared_bytes(const StreamGemmArgs& a, int grid) {
 
 // The launchers.
 
-bool stream_gemm_fits(StreamGemmArgs& a, int multiprocessors) {
+bool stream_gemm_fits(StreamGemmArgs& a, const Queue& queue) {
   if (a.rows < 1 || a.rows > kMaxRows || a.K % kChunk || static_cast<int64_t>(a.N) * a.K > INT32_MAX)
     return false;
   const int chunks = a.K / kChunk;
@@ -348,10 +349,11 @@ bool stream_gemm_fits(StreamGemmArgs& a, int multiprocessors) {
   for (a.log_rows = 0; 1 << a.log_rows < a.rows; ++a.log_rows) {
   }
   const bool whole = a.input == StreamInput::norm || a.output == StreamOutput::rope_append;  // one phase only
-  for (int budget : {kSharedBudget, kSharedLimit})
+  for (int budget : {std::min(kSharedBudget, queue.shared_limit), queue.shared_limit})
     for (a.phases = 1; a.phases <= (whole ? 1 : chunks); ++a.phases) {
       a.phase_columns = chunks / a.phases * kChunk;
-      if (chunks % a.phases == 0 && static_cast<int>(shared_bytes(a, multiprocessors)) <= budget) return true;
+      if (chunks % a.phases == 0 && static_cast<int>(shared_bytes(a, queue.multiprocessors)) <= budget)
+        return true;
     }
   return false;
 }

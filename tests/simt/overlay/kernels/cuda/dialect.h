@@ -36,6 +36,7 @@ struct Queue {
   cudaStream_t stream;
   Order order;
   int multiprocessors;  // of the device: the grid of kernels that overlap
+  int shared_limit;     // bytes of shared memory that a block may ask for
 };
 
 // Queues the kernel on the stream. Throws rondo::Error, through check(), when the launch is refused.
@@ -66,12 +67,20 @@ void launch(const Queue& queue, void (*kernel)(P...), dim3 grid, dim3 block, siz
   launch(kernel, grid, block, shared_bytes, queue.stream, args...);
 }
 
+template <class... P>
+void allow_shared(void (*kernel)(P...), int bytes) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        "cudaFuncSetAttribute");
+}
+
 template <class... P, class... A>
 void launch_spread(const Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
-  if (shared_bytes < kHalfMultiprocessor) shared_bytes = kHalfMultiprocessor;
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "cudaFuncSetAttribute");
+  if (shared_bytes > 0)
+    allow_shared(kernel, queue.shared_limit);
+  else if (queue.order == Order::early)
+    allow_shared(kernel, static_cast<int>(kHalfMultiprocessor));
+  if (queue.order == Order::early && shared_bytes < kHalfMultiprocessor) shared_bytes = kHalfMultiprocessor;
   launch(queue, kernel, dim3(static_cast<unsigned>(queue.multiprocessors)), block, shared_bytes, args...);
 }
 
@@ -106,7 +115,8 @@ class AsyncCopies {
     int group;
   };
   static void land(const Copy& copy) {
-    for (int i = 0; i < 4; ++i) static_cast<uint32_t*>(copy.to)[i] = static_cast<const uint32_t*>(copy.from)[i];
+    for (int i = 0; i < 4; ++i)
+      static_cast<uint32_t*>(copy.to)[i] = static_cast<const uint32_t*>(copy.from)[i];
   }
   std::vector<Copy> pending_;
   int group_ = 0;
@@ -126,7 +136,8 @@ void mma(float (&d)[4], uint4 a, uint2 b, const T*, simt::Where at = simt::Where
   for (int i = 0; i < 6; ++i) {
     T halves[2];
     std::memcpy(static_cast<void*>(halves), &words[i], sizeof halves);
-    for (int j = 0; j < 2; ++j) (i < 4 ? wide_a[2 * i + j] : wide_b[2 * (i - 4) + j]) = static_cast<float>(halves[j]);
+    for (int j = 0; j < 2; ++j)
+      (i < 4 ? wide_a[2 * i + j] : wide_b[2 * (i - 4) + j]) = static_cast<float>(halves[j]);
   }
   simt::multiply_matrices(d, wide_a, wide_b, at);
 }
