@@ -223,7 +223,7 @@ RONDO_BENCH(DownProj)->Arg(1)->Arg(8)->Arg(64);
 RONDO_BENCH(Logits)->Arg(1)->Arg(8);
 RONDO_BENCH(Attend)->Args({1, 512})->Args({1, 4000})->Args({64, 512});
 RONDO_BENCH(Sample)->Arg(0)->Arg(1)->Arg(2)->Arg(3);
-RONDO_BENCH(Step)->Args({1, 128})->Args({1, 2048})->Args({8, 128})->Args({64, 128})->Args({256, 512});
+RONDO_BENCH(Step)->Args({1, 128})->Args({1, 2048})->Args({8, 128})->Args({4, 128})->Args({64, 128})->Args({256, 255})->Args({256, 512});
 
 }  // namespace
 }  // namespace rondo

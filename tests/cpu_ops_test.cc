@@ -461,6 +461,50 @@ TEST(CpuRows, BitsDependOnNeitherCompanyNorThreads) {
   }
 }
 
+// Few rows are streamed and many go by blocks; a row must not see which.
+TEST(CpuProduct, ARowsBitsAreTheSameStreamedAndInBlocks) {
+  std::mt19937 random(3);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> scratch(multiply_scratch_floats());
+  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
+    for (auto [out, in] : {std::pair<int64_t, int64_t>{1, 3}, {7, 512}, {131, 1100}, {270, 40}}) {
+      constexpr size_t kRows = 260;  // more than one block of rows
+      const size_t outs = static_cast<size_t>(out), ins = static_cast<size_t>(in);
+      std::vector<char> memory(static_cast<size_t>(out * in + out) * dtype_bytes(dtype));
+      Product p;
+      p.weight = View{memory.data(), dtype, {out, in}};
+      p.bias = View{memory.data() + static_cast<size_t>(out * in) * dtype_bytes(dtype), dtype, {out}};
+      for (int64_t i = 0; i < out * in + out; ++i) put(p.weight, i, uniform(random));
+      std::vector<float> x(kRows * ins), before(kRows * outs);
+      for (float& f : x) f = uniform(random);
+      for (float& f : before) f = uniform(random);
+      p.x_stride = ins;
+      p.y_stride = outs;
+      p.add = true;
+      std::vector<float> alone = before;
+      for (size_t r = 0; r < kRows; ++r) {
+        p.rows = 1;
+        p.x = x.data() + r * ins;
+        p.y = alone.data() + r * outs;
+        multiply(p, 0, outs, scratch.data());
+      }
+      for (size_t rows : {2, 3, 4, 5, 6, 7, 9, 17, 260}) {
+        std::vector<float> together = before;
+        p.rows = rows;
+        p.x = x.data();
+        p.y = together.data();
+        const size_t middle = outs / 8 * 4;  // as two threads would share it
+        multiply(p, 0, middle, scratch.data());
+        multiply(p, middle, outs, scratch.data());
+        ASSERT_EQ(memcmp(together.data(), alone.data(), rows * outs * sizeof(float)), 0)
+            << dtype_name(dtype) << " " << out << " x " << in << ", " << rows << " rows";
+        ASSERT_TRUE(std::equal(together.begin() + static_cast<std::ptrdiff_t>(rows * outs), together.end(),
+                               before.begin() + static_cast<std::ptrdiff_t>(rows * outs)))
+            << "rows beyond the last were written";
+      }
+    }
+}
+
 TEST(CpuRows, NaNInOneRowLeavesTheOthersBitsAlone) {
   Spec s;
   const std::vector<Row> rows = {{1, 3, 1, 1}, {2, 4, 2, 1}, {3, 5, 3, 1}};

@@ -50,30 +50,6 @@ HWY_INLINE void by_four(size_t group, const F& f) {
   }
 }
 
-// The sums of four vectors' lanes, side by side: a third of the shuffles of four separate sums.
-HWY_INLINE void sum_four(Floats a, Floats b, Floats c, Floats e, float* HWY_RESTRICT sums) {
-#if HWY_TARGET == HWY_SCALAR
-  sums[0] = hn::GetLane(a);
-  sums[1] = hn::GetLane(b);
-  sums[2] = hn::GetLane(c);
-  sums[3] = hn::GetLane(e);
-#else
-  const Float d;
-  const hn::RepartitionToWide<hn::RebindToUnsigned<Float> > pairs;
-  const auto ab = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-  const auto ce = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
-  const Floats blocks =
-      hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
-              hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce)));  // a b c e in each four lanes
-  HWY_ALIGN float lanes[kMaxLanes];
-  hn::Store(blocks, d, lanes);
-  const hn::Full128<float> four;
-  auto sum = hn::Load(four, lanes);
-  for (size_t i = 4; i < hn::Lanes(d); i += 4) sum = hn::Add(sum, hn::Load(four, lanes + i));
-  hn::StoreU(sum, four, sums);
-#endif
-}
-
 // scores[h * kChunk + i] = scale * q[h] . k[i] for i < count.
 template <class T>
 HWY_INLINE void score(const HeadGroup& a, const T* k, size_t count, float* scores) {

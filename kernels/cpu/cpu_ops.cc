@@ -45,6 +45,7 @@ class CpuOps final : public Ops {
                  std::vector<float>(static_cast<size_t>(dims.head_dim))),
         attend_scratch_(static_cast<size_t>(pool_.threads()),
                         std::vector<float>(attend_scratch_floats(group()))),
+        multiply_scratch_(static_cast<size_t>(pool_.threads()), std::vector<float>(multiply_scratch_floats())),
         sample_scratch_(static_cast<size_t>(pool_.threads()),
                         SampleScratch(static_cast<size_t>(dims.vocab_size))) {}
 
@@ -91,10 +92,11 @@ class CpuOps final : public Ops {
     const Product p = make_product(b_.norm, layer.gate_up, bucket.rows, b_.gate_up, false);
     // A thread makes the gates and the ups of its own range, so that it can join them without waiting for
     // another.
-    share(groups(F), 2 * kProductGroup * d_.hidden_size * bucket.rows, [&](int64_t begin, int64_t end, int) {
+    share(groups(F), 2 * kProductGroup * d_.hidden_size * bucket.rows, [&](int64_t begin, int64_t end, int thread) {
+      float* scratch = multiply_scratch_[static_cast<size_t>(thread)].data();
       const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
-      multiply(p, static_cast<size_t>(from), static_cast<size_t>(to));
-      multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to));
+      multiply(p, static_cast<size_t>(from), static_cast<size_t>(to), scratch);
+      multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to), scratch);
       for (int64_t r = 0; r < bucket.rows; ++r) {
         const float* gate = b_.gate_up.as<float>() + r * 2 * F;
         silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
@@ -160,9 +162,10 @@ class CpuOps final : public Ops {
     const Product p = make_product(in, linear, rows, out, add);
     const int64_t outputs = linear.weight.shape[0];
     share(groups(outputs), kProductGroup * linear.weight.shape[1] * rows,
-          [&](int64_t begin, int64_t end, int) {
+          [&](int64_t begin, int64_t end, int thread) {
             multiply(p, static_cast<size_t>(begin * kProductGroup),
-                     static_cast<size_t>(std::min(outputs, end * kProductGroup)));
+                     static_cast<size_t>(std::min(outputs, end * kProductGroup)),
+                     multiply_scratch_[static_cast<size_t>(thread)].data());
           });
   }
 
@@ -235,6 +238,7 @@ class CpuOps final : public Ops {
   // one of each per thread
   std::vector<std::vector<float>> cos_sin_;
   std::vector<std::vector<float>> attend_scratch_;
+  std::vector<std::vector<float>> multiply_scratch_;
   std::vector<SampleScratch> sample_scratch_;
 };
 

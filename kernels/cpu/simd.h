@@ -27,9 +27,19 @@ struct Product {
 };
 
 // Outputs n in [begin, end) of all rows. Threads share a product by ranges that start at multiples of
-// kProductGroup.
+// kProductGroup. `scratch` is the thread's own, multiply_scratch_floats() of them.
+//
+// A sum runs in chunks of kProductChunk elements of k. Within a chunk one accumulator of vector width runs
+// along k from zero, then its lanes are added; the chunks' sums are added in order, then the bias.
 constexpr int64_t kProductGroup = 4;
-void multiply(const Product& product, size_t begin, size_t end);
+constexpr size_t kProductChunk = 512;
+size_t multiply_scratch_floats();
+void multiply(const Product& product, size_t begin, size_t end, float* scratch);
+
+// What multiply() chooses from: many rows by blocks, few by streams.
+constexpr size_t kStreamedRows = 3;
+void multiply_blocks(const Product& product, size_t begin, size_t end, float* scratch);
+void multiply_streams(const Product& product, size_t begin, size_t end);
 
 // y = x / sqrt(mean(x^2) + eps) * weight, n elements.
 void rms_norm(const float* x, const View& weight, float eps, size_t n, float* y);

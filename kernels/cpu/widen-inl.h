@@ -46,6 +46,30 @@ HWY_INLINE void store_first(Floats v, Float d, float* p, size_t n) {
   memcpy(p, lanes, n * sizeof(float));
 }
 
+// The sums of four vectors' lanes, side by side: a third of the shuffles of four separate sums.
+HWY_INLINE void sum_four(Floats a, Floats b, Floats c, Floats e, float* HWY_RESTRICT sums) {
+#if HWY_TARGET == HWY_SCALAR
+  sums[0] = hn::GetLane(a);
+  sums[1] = hn::GetLane(b);
+  sums[2] = hn::GetLane(c);
+  sums[3] = hn::GetLane(e);
+#else
+  const Float d;
+  const hn::RepartitionToWide<hn::RebindToUnsigned<Float> > pairs;
+  const auto ab = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  const auto ce = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+  const Floats blocks =
+      hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)),
+              hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce)));  // a b c e in each four lanes
+  HWY_ALIGN float lanes[kMaxLanes];
+  hn::Store(blocks, d, lanes);
+  const hn::Full128<float> four;
+  auto sum = hn::Load(four, lanes);
+  for (size_t i = 4; i < hn::Lanes(d); i += 4) sum = hn::Add(sum, hn::Load(four, lanes + i));
+  hn::StoreU(sum, four, sums);
+#endif
+}
+
 // f(typed pointer) for the dtype that a weight is in.
 template <class F>
 HWY_INLINE void with_elements(DType dtype, const void* data, const F& f) {
@@ -57,6 +81,15 @@ HWY_INLINE void with_elements(DType dtype, const void* data, const F& f) {
     default:
       return f(static_cast<const hwy::bfloat16_t*>(data));
   }
+}
+
+// y[row, output] from its sum.
+HWY_INLINE void finish(const Product& p, size_t row, size_t output, float sum) {
+  if (p.bias)
+    with_elements(p.bias.dtype, p.bias.data,
+                  [&](auto* bias) HWY_ATTR { sum += hn::GetLane(load_first(Float(), bias + output, 1)); });
+  float& y = p.y[row * p.y_stride + output];
+  y = p.add ? y + sum : sum;
 }
 
 }  // namespace HWY_NAMESPACE
