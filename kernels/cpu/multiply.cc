@@ -1,9 +1,6 @@
 // A row or a few times a weight matrix: at the speed of memory, each weight read once.
 //
-// Four outputs are summed at a time, so that four accumulators hide the latency of a multiply-add. Rows of
-// weights next to one another would be four short streams, which the hardware's prefetcher loses at every
-// row's end; so outputs are taken in blocks of 128, and the four are a quarter of a block apart: four streams
-// that each run on for 32 rows.
+// Four outputs are summed at a time, so that four accumulators hide the latency of a multiply-add.
 #include <algorithm>
 
 #include "kernels/cpu/simd.h"
@@ -21,17 +18,7 @@ HWY_BEFORE_NAMESPACE();
 namespace rondo {
 namespace HWY_NAMESPACE {
 
-constexpr size_t kStreams = 4;
-constexpr size_t kBlock = 128;   // outputs
-constexpr size_t kAhead = 1024;  // bytes that a stream asks for before it comes to them
-
 static_assert(kStreams == static_cast<size_t>(kProductGroup) && kProductChunk % kMaxLanes == 0);
-
-template <size_t kBytes>
-HWY_INLINE void fetch(const void* p) {
-  __builtin_prefetch(p, 0, 3);
-  if constexpr (kBytes > 64) fetch<kBytes - 64>(static_cast<const char*>(p) + 64);
-}
 
 // Outputs n, n + step, ... of all rows, `count` of them, at most kStreams.
 template <size_t kRows, class T>
@@ -74,11 +61,9 @@ HWY_INLINE void outputs(const Product& p, const T* weights, size_t n, size_t ste
       add(load(d, p0 + i), load(d, p1 + i), load(d, p2 + i), load(d, p3 + i),
           [&](size_t r) HWY_ATTR { return hn::LoadU(d, x + r * p.x_stride + i); });
     };
-    constexpr size_t kUnroll = 4;
     size_t i = begin;
     for (; i + kUnroll * N <= end; i += kUnroll * N) {
-      for (const T* q : {p0, p1, p2, p3})
-        fetch<kUnroll * kMaxLanes * sizeof(T)>(reinterpret_cast<const char*>(q + i) + kAhead);
+      fetch_ahead(p0 + i, p1 + i, p2 + i, p3 + i);
       for (size_t j = 0; j < kUnroll; ++j) whole(i + j * N);
     }
     for (; i + N <= end; i += N) whole(i);
@@ -99,11 +84,9 @@ HWY_INLINE void outputs(const Product& p, const T* weights, size_t n, size_t ste
 
 template <size_t kRows, class T>
 HWY_NOINLINE void stream(const Product& p, const T* weights, size_t begin, size_t end) {
-  for (size_t n = begin; n < end; n += kBlock) {
-    const size_t count = HWY_MIN(kBlock, end - n), step = count / kStreams, rest = count % kStreams;
-    for (size_t j = 0; j < step; ++j) outputs<kRows>(p, weights, n + j, step, kStreams);
-    if (rest > 0) outputs<kRows>(p, weights, n + kStreams * step, 1, rest);
-  }
+  by_streams(begin, end, [&](size_t n, size_t step, size_t count) HWY_ATTR {
+    outputs<kRows>(p, weights, n, step, count);
+  });
 }
 
 void multiply_streams(const Product& p, size_t begin, size_t end) {

@@ -29,6 +29,14 @@ constexpr size_t kLine = 16;       // floats of a cache line
 constexpr size_t kStride =
     kProductChunk + kLine;  // rows a power of two apart would fight for the same cache ways
 constexpr size_t kTotals = kRowBlock * kPanel * 3 / 2;  // tiles are filled up to multiples of four
+constexpr size_t kFewestRows = 3;                       // of a tile, where rows are more than kStreamedRows
+constexpr size_t kStripRows = 2 * kTileRows;            // too few for a widened copy to pay
+
+// The first of as few equal shares of n as keep to `most`.
+constexpr size_t even_share(size_t n, size_t most) {
+  const size_t shares = (n + most - 1) / most;
+  return (n + shares - 1) / shares;
+}
 }  // namespace rondo
 #endif
 
@@ -51,11 +59,11 @@ struct Tiling {  // of one panel and chunk
   const float* x = nullptr;
   size_t x_stride = 0;
   size_t rows = 0;
-  size_t length = 0;   // of the chunk
-  size_t outputs = 0;  // of the panel, a multiple of kProductGroup
-  const float* weights = nullptr;
-  float* near = nullptr;        // a tile's rows
-  const char* ahead = nullptr;  // weights of the next panel, to ask for meanwhile, unless null
+  size_t length = 0;            // of the chunk
+  size_t outputs = 0;           // of the panel
+  const float* wide = nullptr;  // its weights, kStride apart
+  float* near = nullptr;        // a tile's rows, kStride apart
+  const char* ahead = nullptr;  // weights of the next chunk or panel, to ask for meanwhile, unless null
   size_t ahead_stride = 0;
   size_t ahead_bytes = 0;
 };
@@ -65,15 +73,15 @@ struct Tiling {  // of one panel and chunk
 #define RONDO_ROWS(M) M(0) M(1) M(2) M(3) M(4) M(5)
 #define RONDO_DECLARE(r) \
   [[maybe_unused]] Floats c##r##0 = hn::Zero(d), c##r##1 = c##r##0, c##r##2 = c##r##0, c##r##3 = c##r##0;
-#define RONDO_ACCUMULATE(r)                                         \
-  if constexpr (kRows > r) {                                        \
-    const Floats a = in_register(hn::Load(d, x + r * kStride + i)); \
-    c##r##0 = hn::MulAdd(a, w0, c##r##0);                           \
-    c##r##1 = hn::MulAdd(a, w1, c##r##1);                           \
-    if constexpr (kOutputs > 2) {                                   \
-      c##r##2 = hn::MulAdd(a, w2, c##r##2);                         \
-      c##r##3 = hn::MulAdd(a, w3, c##r##3);                         \
-    }                                                               \
+#define RONDO_ACCUMULATE(r)                 \
+  if constexpr (kRows > r) {                \
+    const Floats a = in_register(row(r));   \
+    c##r##0 = hn::MulAdd(a, w0, c##r##0);   \
+    c##r##1 = hn::MulAdd(a, w1, c##r##1);   \
+    if constexpr (kOutputs > 2) {           \
+      c##r##2 = hn::MulAdd(a, w2, c##r##2); \
+      c##r##3 = hn::MulAdd(a, w3, c##r##3); \
+    }                                       \
   }
 
 // gcc would read v from memory again for every use, and the loads would hold up the multiply-adds.
@@ -84,19 +92,38 @@ HWY_INLINE Floats in_register(Floats v) {
   return v;
 }
 
-// totals[row][output] += the tile's sums over `length` elements, which scratch holds filled up with zeros.
-template <size_t kRows>
-HWY_INLINE void tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT w, size_t length,
-                     float* HWY_RESTRICT totals) {
+// totals[row][output] += the tile's sums over `length` elements of rows x and of `outputs` weights.
+template <size_t kRows, bool kFetch, class T>
+HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_RESTRICT w, size_t stride,
+                     size_t outputs, size_t length, float* HWY_RESTRICT totals) {
   constexpr size_t kOutputs = kTileOutputs<kRows>;
   const Float d;
   const size_t N = hn::Lanes(d);
+  // At a matrix's end outputs repeat, and nobody reads their sums.
+  const T* HWY_RESTRICT p1 = outputs > 1 ? w + stride : w;
+  const T* HWY_RESTRICT p2 = outputs > 2 ? p1 + stride : w;
+  const T* HWY_RESTRICT p3 = outputs > 3 ? p2 + stride : w;
   RONDO_ROWS(RONDO_DECLARE)
-  for (size_t i = 0; i < length; i += N) {
-    const Floats w0 = hn::Load(d, w + i), w1 = hn::Load(d, w + kStride + i);
-    [[maybe_unused]] const Floats w2 = kOutputs > 2 ? hn::Load(d, w + 2 * kStride + i) : w0;
-    [[maybe_unused]] const Floats w3 = kOutputs > 2 ? hn::Load(d, w + 3 * kStride + i) : w0;
-    RONDO_ROWS(RONDO_ACCUMULATE)
+  const auto add = [&](Floats w0, Floats w1, Floats w2, Floats w3, const auto& row)
+                       HWY_ATTR { RONDO_ROWS(RONDO_ACCUMULATE) };
+  const auto whole = [&](size_t i) HWY_ATTR {
+    const Floats w0 = load(d, w + i), w1 = load(d, p1 + i);
+    add(w0, w1, kOutputs > 2 ? load(d, p2 + i) : w0, kOutputs > 2 ? load(d, p3 + i) : w0,
+        [&](size_t r) HWY_ATTR { return hn::LoadU(d, x + r * x_stride + i); });
+  };
+  size_t i = 0;
+  if constexpr (kFetch) {
+    for (; i + kUnroll * N <= length; i += kUnroll * N) {
+      fetch_ahead(w + i, p1 + i, kOutputs > 2 ? p2 + i : w, kOutputs > 2 ? p3 + i : w);
+      for (size_t j = 0; j < kUnroll; ++j) whole(i + j * N);
+    }
+  }
+  for (; i + N <= length; i += N) whole(i);
+  if (i < length) {
+    const size_t n = length - i;
+    const Floats w0 = load_first(d, w + i, n), w1 = load_first(d, p1 + i, n);
+    add(w0, w1, kOutputs > 2 ? load_first(d, p2 + i, n) : w0, kOutputs > 2 ? load_first(d, p3 + i, n) : w0,
+        [&](size_t r) HWY_ATTR { return load_first(d, x + r * x_stride + i, n); });
   }
   const auto join = [&](Floats s0, Floats s1, Floats s2, Floats s3) HWY_ATTR {
     float sums[4];
@@ -106,14 +133,14 @@ HWY_INLINE void tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT w, s
   };
   if constexpr (kOutputs > 2) {
     join(c00, c01, c02, c03);
-    if constexpr (kRows > 1) join(c10, c11, c12, c13);
-    if constexpr (kRows > 2) join(c20, c21, c22, c23);
+    join(c10, c11, c12, c13);
+    join(c20, c21, c22, c23);
     if constexpr (kRows > 3) join(c30, c31, c32, c33);
     if constexpr (kRows > 4) join(c40, c41, c42, c43);
     if constexpr (kRows > 5) join(c50, c51, c52, c53);
   } else {
     join(c00, c01, c10, c11);
-    if constexpr (kRows > 2) join(c20, c21, c30, c31);
+    join(c20, c21, c30, c31);
     if constexpr (kRows > 4) join(c40, c41, c50, c51);
   }
 }
@@ -121,6 +148,7 @@ HWY_INLINE void tile(const float* HWY_RESTRICT x, const float* HWY_RESTRICT w, s
 // A tile of rows from `row` on against the panel.
 template <size_t kRows>
 HWY_NOINLINE void pass(const Tiling& t, size_t row, float* totals) {
+  static_assert(kRows >= kFewestRows);
   constexpr size_t kOutputs = kTileOutputs<kRows>;
   const Float d;
   const size_t N = hn::Lanes(d);
@@ -139,7 +167,7 @@ HWY_NOINLINE void pass(const Tiling& t, size_t row, float* totals) {
     if (row + kRows < t.rows)  // a line or so of each row of the next tile
       for (size_t r = 0; r < kRows; ++r)
         __builtin_prefetch(t.x + (row + kRows + r) * t.x_stride + n * t.length / t.outputs, 0, 2);
-    tile<kRows>(t.near, t.weights + n * kStride, t.length, totals);
+    tile<kRows, false>(t.near, kStride, t.wide + n * kStride, kStride, t.outputs - n, t.length, totals);
     totals += kTileTotals<kRows>;
   }
 }
@@ -153,15 +181,13 @@ HWY_NOINLINE void write(const Product& p, size_t row, size_t begin, size_t end, 
         finish(p, row + r, n + j, totals[r * kOutputs + j]);
 }
 
-// f(first row, how many as a constant) over rows in even tiles: 8 rows as 4 and 4, not 6 and 2.
+// f(first row, how many as a constant) over 4 or more rows in even tiles: 8 rows as 4 and 4, not 6 and 2.
 template <class F>
 HWY_INLINE void by_tiles(size_t rows, const F& f) {
   for (size_t row = 0, take; row < rows; row += take) {
-    const size_t left = rows - row, tiles = (left + kTileRows - 1) / kTileRows;
-    take = (left + tiles - 1) / tiles;
+    const size_t left = rows - row;
+    take = even_share(left, kTileRows);
     switch (take) {
-      case 1: f(row, std::integral_constant<size_t, 1>()); break;
-      case 2: f(row, std::integral_constant<size_t, 2>()); break;
       case 3: f(row, std::integral_constant<size_t, 3>()); break;
       case 4: f(row, std::integral_constant<size_t, 4>()); break;
       case 5: f(row, std::integral_constant<size_t, 5>()); break;
@@ -170,60 +196,97 @@ HWY_INLINE void by_tiles(size_t rows, const F& f) {
   }
 }
 
-// The chunk of `count` rows of weights as floats, filled up with zeros to whole vectors and groups.
+// A chunk of `outputs` rows of weights as floats, filled up with zeros to whole vectors.
 template <class T>
-HWY_NOINLINE void widen_panel(const T* weights, size_t K, size_t count, size_t length, size_t outputs,
-                              float* to) {
+HWY_NOINLINE void widen_panel(const T* weights, size_t K, size_t length, size_t outputs, float* to) {
   const Float d;
   const size_t N = hn::Lanes(d);
-  for (size_t n = 0; n < outputs; ++n, to += kStride) {
-    const T* from = weights + HWY_MIN(n, count - 1) * K;
+  for (size_t n = 0; n < outputs; ++n, weights += K, to += kStride) {
     size_t i = 0;
-    for (; i + N <= length; i += N) hn::Store(load(d, from + i), d, to + i);
-    if (i < length) hn::Store(load_first(d, from + i, length - i), d, to + i);
+    for (; i + N <= length; i += N) hn::Store(load(d, weights + i), d, to + i);
+    if (i < length) hn::Store(load_first(d, weights + i, length - i), d, to + i);
   }
+}
+
+// f(first row, how many as a constant, its totals) over the tiles of a panel.
+template <class F>
+HWY_INLINE void over_totals(size_t rows, size_t outputs, float* totals, const F& f) {
+  by_tiles(rows, [&](size_t row, auto take) HWY_ATTR {
+    constexpr size_t kRows = decltype(take)::value;
+    f(row, take, totals);
+    totals += (outputs + kTileOutputs<kRows> - 1) / kTileOutputs<kRows> * kTileTotals<kRows>;
+  });
+}
+
+template <class T>
+void panel(const Product& p, const T* weights, size_t first, size_t rows, size_t begin, size_t end,
+           float* scratch) {
+  const size_t K = static_cast<size_t>(p.weight.shape[1]);
+  float* totals = scratch + (kPanel + kTileRows) * kStride;
+  std::fill(totals, totals + kTotals * rows / kRowBlock, 0.0f);
+  Tiling t;
+  t.x_stride = p.x_stride;
+  t.rows = rows;
+  t.outputs = end - begin;
+  t.wide = scratch;
+  t.near = scratch + kPanel * kStride;
+  t.ahead_stride = K * sizeof(T);
+  for (size_t k = 0; k < K; k += kProductChunk) {
+    const size_t length = HWY_MIN(kProductChunk, K - k);
+    const T* chunk = weights + begin * K + k;
+    const bool last = k + length == K;
+    const T* next = last ? weights + (begin + kPanel) * K : chunk + length;
+    t.ahead_bytes = HWY_MIN(kProductChunk, last ? K : K - k - length) * sizeof(T);
+    widen_panel(chunk, K, length, t.outputs, scratch);
+    t.x = p.x + first * p.x_stride + k;
+    t.length = length;
+    over_totals(rows, t.outputs, totals, [&](size_t row, auto take, float* at) HWY_ATTR {
+      t.ahead = row == 0 ? reinterpret_cast<const char*>(next) : nullptr;
+      pass<decltype(take)::value>(t, row, at);
+    });
+  }
+  over_totals(rows, t.outputs, totals, [&](size_t row, auto take, float* at) HWY_ATTR {
+    write<decltype(take)::value>(p, first + row, begin, end, at);
+  });
+}
+
+// Outputs n, n + step, ... of few rows, read where they are: `count` of them, at most kStreams.
+template <class T>
+void strip(const Product& p, const T* weights, size_t n, size_t step, size_t count) {
+  HWY_ALIGN float totals[kStripRows * kStreams * 3 / 2] = {};
+  const size_t K = static_cast<size_t>(p.weight.shape[1]), stride = step * K;
+  for (size_t k = 0; k < K; k += kProductChunk) {
+    const size_t length = HWY_MIN(kProductChunk, K - k);
+    const T* w = weights + n * K + k;
+    over_totals(p.rows, kStreams, totals, [&](size_t row, auto take, float* at) HWY_ATTR {
+      constexpr size_t kRows = decltype(take)::value, kOutputs = kTileOutputs<kRows>;
+      for (size_t j = 0; j < count; j += kOutputs, at += kTileTotals<kRows>)
+        if (row == 0)
+          tile<kRows, true>(p.x + k, p.x_stride, w + j * stride, stride, count - j, length, at);
+        else
+          tile<kRows, false>(p.x + row * p.x_stride + k, p.x_stride, w + j * stride, stride, count - j,
+                             length, at);
+    });
+  }
+  over_totals(p.rows, kStreams, totals, [&](size_t row, auto take, const float* at) HWY_ATTR {
+    constexpr size_t kRows = decltype(take)::value, kOutputs = kTileOutputs<kRows>;
+    for (size_t r = 0; r < kRows; ++r)
+      for (size_t j = 0; j < count; ++j)
+        finish(p, row + r, n + j * step, at[j / kOutputs * kTileTotals<kRows> + r * kOutputs + j % kOutputs]);
+  });
 }
 
 template <class T>
 void blocks(const Product& p, const T* weights, size_t begin, size_t end, float* scratch) {
-  const size_t K = static_cast<size_t>(p.weight.shape[1]);
-  float* panel = scratch;
-  float* totals = panel + kPanel * kStride + kTileRows * kStride;
-  for (size_t first = 0; first < p.rows; first += kRowBlock) {
-    const size_t rows = HWY_MIN(kRowBlock, p.rows - first);
-    for (size_t n = begin; n < end; n += kPanel) {
-      const size_t count = HWY_MIN(kPanel, end - n);
-      Tiling t;
-      t.x_stride = p.x_stride;
-      t.rows = rows;
-      t.outputs = (count + 3) / 4 * 4;
-      t.weights = panel;
-      t.near = panel + kPanel * kStride;
-      std::fill(totals, totals + rows * t.outputs * 3 / 2, 0.0f);
-      const auto tiles = [&](const auto& f) HWY_ATTR {
-        float* at = totals;
-        by_tiles(rows, [&](size_t row, auto take) HWY_ATTR {
-          constexpr size_t kRows = decltype(take)::value;
-          f(row, take, at);
-          at += t.outputs / kTileOutputs<kRows> * kTileTotals<kRows>;
-        });
-      };
-      for (size_t k = 0; k < K; k += kProductChunk) {
-        t.length = HWY_MIN(kProductChunk, K - k);
-        t.x = p.x + first * p.x_stride + k;
-        widen_panel(weights + n * K + k, K, count, t.length, t.outputs, panel);
-        const bool last = k + kProductChunk >= K;
-        const T* next = last ? weights + (n + kPanel) * K : weights + n * K + k + kProductChunk;
-        t.ahead_bytes = HWY_MIN(kProductChunk, last ? K : K - k - kProductChunk) * sizeof(T);
-        t.ahead_stride = K * sizeof(T);
-        tiles([&](size_t row, auto take, float* at) HWY_ATTR {
-          t.ahead = row == 0 ? reinterpret_cast<const char*>(next) : nullptr;
-          pass<decltype(take)::value>(t, row, at);
-        });
-      }
-      tiles([&](size_t row, auto take, float* at)
-                HWY_ATTR { write<decltype(take)::value>(p, first + row, n, HWY_MIN(n + kPanel, end), at); });
-    }
+  if (p.rows <= kStripRows) {
+    by_streams(begin, end,
+               [&](size_t n, size_t step, size_t count) HWY_ATTR { strip(p, weights, n, step, count); });
+    return;
+  }
+  for (size_t row = 0, rows; row < p.rows; row += rows) {
+    rows = even_share(p.rows - row, kRowBlock);
+    for (size_t n = begin; n < end; n += kPanel)
+      panel(p, weights, row, rows, n, HWY_MIN(n + kPanel, end), scratch);
   }
 }
 
