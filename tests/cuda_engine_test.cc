@@ -1,5 +1,5 @@
-// The whole engine on the CUDA backend: load, capture, replay. The same text runs on the stand-in in CI and on a real GPU,
-// where there is one; the case numbers are those of tests/README.md.
+// The whole engine on the CUDA backend: load, capture, replay. The same text runs on the stand-in in CI and
+// on a real GPU, where there is one; the case numbers are those of tests/README.md.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -16,12 +16,13 @@ namespace {
 using test::generate;
 using test::greedy;
 using test::some_tokens;
-using test::TinyConfig;
 using test::tiny_options;
+using test::TinyConfig;
 
 #ifdef RONDO_SIMT  // runs every CUDA thread on the host, some hundred times slower than a GPU
 constexpr int kVocab = 64;
-const test::TinySizes kSizes{.hidden = 32, .intermediate = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .vocab = kVocab};
+const test::TinySizes kSizes{
+    .hidden = 32, .intermediate = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .vocab = kVocab};
 #else
 constexpr int kVocab = 320;
 const test::TinySizes kSizes{.vocab = kVocab};
@@ -42,16 +43,19 @@ class CudaEngine : public testing::Test {
     return o;
   }
   std::vector<Request> requests() {
-    return {greedy(some_tokens(5, kVocab, 1), 12), greedy(some_tokens(2, kVocab, 2), 12), greedy(some_tokens(9, kVocab, 3), 12)};
+    return {greedy(some_tokens(5, kVocab, 1), 12), greedy(some_tokens(2, kVocab, 2), 12),
+            greedy(some_tokens(9, kVocab, 3), 12)};
   }
   TinyConfig config_{kSizes};
 };
 
 TEST_F(CudaEngine, ThirtyTwoTokensInABatchAreTheCpuBackends) {
-  const std::vector<Request> work = {greedy(some_tokens(5, kVocab, 1), 32), greedy(some_tokens(11, kVocab, 2), 32)};
+  const std::vector<Request> work = {greedy(some_tokens(5, kVocab, 1), 32),
+                                     greedy(some_tokens(11, kVocab, 2), 32)};
   EngineOptions cpu = options();
   cpu.device = DeviceKind::Cpu;
-  Engine host = Engine::open(config_.path(), cpu), device = Engine::open(config_.path(), options(GraphMode::Require));
+  Engine host = Engine::open(config_.path(), cpu),
+         device = Engine::open(config_.path(), options(GraphMode::Require));
   EXPECT_EQ(generate(device, work), generate(host, work));
   const Stats stats = device.stats();
   EXPECT_EQ(stats.replays, stats.steps);
@@ -68,7 +72,8 @@ TEST_F(CudaEngine, GoldensOfTransformersInEveryDtype) {
   }
 }
 
-// Case 25: outputs poisoned first, every bucket, positions 0 and 1, both sides of a page's edge, and the last.
+// Case 25: outputs poisoned first, every bucket, positions 0 and 1, both sides of a page's edge, and the
+// last.
 TEST_F(CudaEngine, B25_ReplayIsEagerBitForBit) {
   EngineOptions o = options();
   o.max_context = 16;
@@ -83,7 +88,8 @@ TEST_F(CudaEngine, B25_ReplayIsEagerBitForBit) {
         std::vector<SequenceId> ids;
         // One prompt that fills the positions, then `rows` sequences that draw at once.
         for (int i = 0; i < rows; ++i)
-          ids.push_back(core.scheduler().add(greedy(some_tokens(start + 1, kVocab, static_cast<uint32_t>(i)), 3)));
+          ids.push_back(
+              core.scheduler().add(greedy(some_tokens(start + 1, kVocab, static_cast<uint32_t>(i)), 3)));
         while (core.scheduler().busy()) {
           core.device().fill(logits.data, 0xff, logits.bytes());
           core.device().fill(sampled.data, 0xff, sampled.bytes());
@@ -111,16 +117,17 @@ TEST_F(CudaEngine, B11_PaddingChangesNoBit) {
   o.buckets = {4};
   EngineCore padded(config_.path(), o);
   const Row row{7, 0, 1, 1};
-  const auto logits_of = [&](int rows) {  // the first row's, of a step whose other rows are other sequences or padding
-    std::vector<SequenceId> ids;
-    for (int i = 0; i < rows; ++i) ids.push_back(padded.scheduler().add(greedy({row.token + i}, 2)));
-    padded.step();
-    std::vector<float> host(kVocab);
-    padded.device().read(host.data(), padded.buffers().logits.data, kVocab * sizeof(float));
-    padded.device().synchronize();
-    for (SequenceId id : ids) padded.scheduler().remove(id);
-    return host;
-  };
+  const auto logits_of =
+      [&](int rows) {  // the first row's, of a step whose other rows are other sequences or padding
+        std::vector<SequenceId> ids;
+        for (int i = 0; i < rows; ++i) ids.push_back(padded.scheduler().add(greedy({row.token + i}, 2)));
+        padded.step();
+        std::vector<float> host(kVocab);
+        padded.device().read(host.data(), padded.buffers().logits.data, kVocab * sizeof(float));
+        padded.device().synchronize();
+        for (SequenceId id : ids) padded.scheduler().remove(id);
+        return host;
+      };
   const auto alone = logits_of(1), among = logits_of(4);
   EXPECT_EQ(std::memcmp(alone.data(), among.data(), kVocab * sizeof(float)), 0);
 }
@@ -138,7 +145,9 @@ TEST_F(CudaEngine, B17_WhatLiesInMemoryBeforeDoesNotReachAToken) {
   const auto id = core.scheduler().add(greedy(prompt, 12));
   while (core.scheduler().busy()) {
     const StepBuffers& b = core.buffers();
-    for (const View& view : {b.x, b.norm, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o, b.partial_ml, b.logits, b.sampled}) poison(view);
+    for (const View& view :
+         {b.x, b.norm, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o, b.partial_ml, b.logits, b.sampled})
+      poison(view);
     core.step();
   }
   EXPECT_EQ(core.scheduler().sequence(id).tokens, clean.scheduler().sequence(clean_id).tokens);
@@ -156,8 +165,14 @@ TEST_F(CudaEngine, B26_GraphEagerLazyAndAFreshEngineGiveTheSameTokens) {
 
 TEST_F(CudaEngine, SampledTokensAreTheSameEagerAndReplayed) {
   Request request = greedy(some_tokens(4, kVocab, 15), 20);
-  request.sampling = {.temperature = 0.9f, .top_k = 40, .top_p = 0.95f, .min_p = 0.01f, .repetition_penalty = 1.1f, .seed = 42};
-  Engine replayed = Engine::open(config_.path(), options()), eager = Engine::open(config_.path(), options(GraphMode::Off));
+  request.sampling = {.temperature = 0.9f,
+                      .top_k = 40,
+                      .top_p = 0.95f,
+                      .min_p = 0.01f,
+                      .repetition_penalty = 1.1f,
+                      .seed = 42};
+  Engine replayed = Engine::open(config_.path(), options()),
+         eager = Engine::open(config_.path(), options(GraphMode::Off));
   const auto alone = generate(replayed, {request}).front();
   EXPECT_EQ(generate(eager, {request}).front(), alone);
   EXPECT_EQ(generate(replayed, {greedy(some_tokens(9, kVocab, 16), 20), request})[1], alone);
@@ -165,7 +180,8 @@ TEST_F(CudaEngine, SampledTokensAreTheSameEagerAndReplayed) {
 
 TEST_F(CudaEngine, AddressesAreTheSameAfterAThousandSteps) {
 #ifdef RONDO_SIMT
-  const TinyConfig small({.hidden = 16, .intermediate = 16, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 8, .vocab = 32});
+  const TinyConfig small(
+      {.hidden = 16, .intermediate = 16, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 8, .vocab = 32});
   const int vocab = 32;
 #else
   const TinyConfig& small = config_;
@@ -178,7 +194,8 @@ TEST_F(CudaEngine, AddressesAreTheSameAfterAThousandSteps) {
   const auto addresses = [&] {
     std::vector<const void*> all;
     for (const Arena* arena : core.arenas())
-      for (const Placement& p : arena->placements()) all.push_back(static_cast<const std::byte*>(arena->data()) + p.offset);
+      for (const Placement& p : arena->placements())
+        all.push_back(static_cast<const std::byte*>(arena->data()) + p.offset);
     all.push_back(core.buffers().rows.data);
     all.push_back(core.buffers().sampled.data);
     return all;

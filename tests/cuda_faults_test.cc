@@ -1,5 +1,5 @@
-// What goes wrong under the CUDA backend, on the stand-in, where every call can be told to fail. The case numbers are those
-// of tests/README.md.
+// What goes wrong under the CUDA backend, on the stand-in, where every call can be told to fail. The case
+// numbers are those of tests/README.md.
 #include <gtest/gtest.h>
 
 #include "runner/engine_core.h"
@@ -16,7 +16,14 @@ using test::TinyConfig;
 class CudaFaults : public testing::Test {
  protected:
   // The smallest engine with two buckets: a sweep opens it once per call.
-  CudaFaults() : config_({.hidden = 16, .intermediate = 16, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 8, .vocab = 32}) {
+  CudaFaults()
+      : config_({.hidden = 16,
+                 .intermediate = 16,
+                 .layers = 1,
+                 .heads = 2,
+                 .kv_heads = 1,
+                 .head_dim = 8,
+                 .vocab = 32}) {
     fake::reset();
     options_ = test::tiny_options(DeviceKind::Cuda);
     options_.buckets = {1, 2};
@@ -108,7 +115,8 @@ TEST_F(CudaFaults, B5_APlanThatExceedsTheDeviceIsRefusedBeforeAnyAllocation) {
 }
 
 TEST_F(CudaFaults, B6_NoDeviceOrAnOldDriverIsSaidAndTheCpuStillWorks) {
-  for (const fake::Device& device : {fake::Device{.count = 0}, fake::Device{.driver_version = 12020}, fake::Device{.major = 7}}) {
+  for (const fake::Device& device :
+       {fake::Device{.count = 0}, fake::Device{.driver_version = 12020}, fake::Device{.major = 7}}) {
     fake::reset();
     fake::set_device(device);
     EXPECT_THROW(open(), Error);
@@ -140,7 +148,8 @@ TEST_F(CudaFaults, B27_NoBufferIsFreedMovedOrGrownWhileAGraphHoldsIt) {
     EXPECT_GT(held.size(), 50u);
     fake::reset();
     run();
-    for (const char* api : {"cudaMalloc", "cudaMallocHost", "cudaFree", "cudaFreeHost", "cudaGraphInstantiate"})
+    for (const char* api :
+         {"cudaMalloc", "cudaMallocHost", "cudaFree", "cudaFreeHost", "cudaGraphInstantiate"})
       EXPECT_EQ(fake::calls(api), 0u) << api;
     const auto now = fake::captured_pointers();
     ASSERT_EQ(now.size(), held.size());

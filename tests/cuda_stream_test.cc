@@ -131,7 +131,7 @@ TEST_P(CudaStream, LogitsTakeTheRowsThatTheListNames) {
   }
 }
 
-// A kernel of its own would give other bits only where the order of sums differs; here it may not.
+// On the executor, whose kernels never overlap, this holds the host side alone; on a GPU the waits too.
 TEST_P(CudaStream, EarlyStartsChangeNoBit) {
   std::vector<std::vector<float>> found;
   for (bool early : {false, true}) {

@@ -39,14 +39,10 @@ HWY_INLINE void by_four(size_t group, const F& f) {
   size_t h = 0;
   for (; h + 4 <= group; h += 4) f(h, std::integral_constant<size_t, 4>());
   switch (group - h) {
-    case 1:
-      return f(h, std::integral_constant<size_t, 1>());
-    case 2:
-      return f(h, std::integral_constant<size_t, 2>());
-    case 3:
-      return f(h, std::integral_constant<size_t, 3>());
-    default:
-      return;
+    case 1: return f(h, std::integral_constant<size_t, 1>());
+    case 2: return f(h, std::integral_constant<size_t, 2>());
+    case 3: return f(h, std::integral_constant<size_t, 3>());
+    default: return;
   }
 }
 

@@ -45,7 +45,8 @@ class CpuOps final : public Ops {
                  std::vector<float>(static_cast<size_t>(dims.head_dim))),
         attend_scratch_(static_cast<size_t>(pool_.threads()),
                         std::vector<float>(attend_scratch_floats(group()))),
-        multiply_scratch_(static_cast<size_t>(pool_.threads()), std::vector<float>(multiply_scratch_floats())),
+        multiply_scratch_(static_cast<size_t>(pool_.threads()),
+                          std::vector<float>(multiply_scratch_floats())),
         sample_scratch_(static_cast<size_t>(pool_.threads()),
                         SampleScratch(static_cast<size_t>(dims.vocab_size))) {}
 
@@ -92,17 +93,18 @@ class CpuOps final : public Ops {
     const Product p = make_product(b_.norm, layer.gate_up, bucket.rows, b_.gate_up, false);
     // A thread makes the gates and the ups of its own range, so that it can join them without waiting for
     // another.
-    share(groups(F), 2 * kProductGroup * d_.hidden_size * bucket.rows, [&](int64_t begin, int64_t end, int thread) {
-      float* scratch = multiply_scratch_[static_cast<size_t>(thread)].data();
-      const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
-      multiply(p, static_cast<size_t>(from), static_cast<size_t>(to), scratch);
-      multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to), scratch);
-      for (int64_t r = 0; r < bucket.rows; ++r) {
-        const float* gate = b_.gate_up.as<float>() + r * 2 * F;
-        silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
-                      b_.h.as<float>() + r * F + from);
-      }
-    });
+    share(groups(F), 2 * kProductGroup * d_.hidden_size * bucket.rows,
+          [&](int64_t begin, int64_t end, int thread) {
+            float* scratch = multiply_scratch_[static_cast<size_t>(thread)].data();
+            const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
+            multiply(p, static_cast<size_t>(from), static_cast<size_t>(to), scratch);
+            multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to), scratch);
+            for (int64_t r = 0; r < bucket.rows; ++r) {
+              const float* gate = b_.gate_up.as<float>() + r * 2 * F;
+              silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
+                            b_.h.as<float>() + r * F + from);
+            }
+          });
   }
 
   void logits(Bucket bucket) override {

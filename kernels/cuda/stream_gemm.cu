@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < a.rows * pieces; i += kThreads) {
     const int r = row_of(i), k = (i - r * pieces) * 8;
-    if (norm) {  // pieces are whole warps per row
+    if (norm) {  // a row has whole halves of warps
       float v[8], w[8], sum = 0;
       load8_fresh(static_cast<const float*>(a.in) + source_row(i) + k, v);
       if (i >= kThreads) weight = load_raw8(static_cast<const T*>(a.norm_weight) + k);

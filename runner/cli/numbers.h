@@ -20,6 +20,7 @@ float parse_real(const std::string& option, const std::string& text, const RealR
 // "1,2,3": at least one number, none negative.
 std::vector<int32_t> parse_ids(const std::string& option, const std::string& text);
 // "1-8,16,32": numbers and ranges in [low, high], in the order given; some thousand of them at most.
-std::vector<int64_t> parse_ranges(const std::string& option, const std::string& text, int64_t low, int64_t high);
+std::vector<int64_t> parse_ranges(const std::string& option, const std::string& text, int64_t low,
+                                  int64_t high);
 
 }  // namespace rondo::cli

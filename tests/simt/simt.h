@@ -79,7 +79,8 @@ int barrier(int predicate, Where at);
 // the mask).
 using Resolve = void (*)(void* const* payloads, uint32_t mask);
 void collective(uint32_t mask, void* payload, Resolve resolve, Where at);
-// Whole warps. Lane 8 m + i gives row i of matrix m, four words; lane l gets word l % 4 of row l / 4 of each matrix.
+// Whole warps. Lane 8 m + i gives row i of matrix m, four words; lane l gets word l % 4 of row l / 4 of each
+// matrix.
 void transpose_matrices(const uint32_t (&row)[4], uint32_t (&words)[4], Where at);
 // d += a b, 16 x 16 by 16 x 8; fragments as PTX's mma.m16n8k16 has them, widened to fp32.
 void multiply_matrices(float (&d)[4], const float (&a)[8], const float (&b)[4], Where at);

@@ -74,7 +74,8 @@ struct MatrixRows {
 void resolve_transpose(void* const* payloads, uint32_t) {
   for (int l = 0; l < 32; ++l)
     for (int m = 0; m < 4; ++m)
-      static_cast<MatrixRows*>(payloads[l])->words[m] = static_cast<MatrixRows*>(payloads[8 * m + l / 4])->row[l % 4];
+      static_cast<MatrixRows*>(payloads[l])->words[m] =
+          static_cast<MatrixRows*>(payloads[8 * m + l / 4])->row[l % 4];
 }
 
 struct Fragments {
