@@ -135,6 +135,65 @@ struct AsyncCopies {
   }
 };
 
+// Copies of contiguous bytes from global to shared memory by the copy engine (Hopper's cp.async.bulk), each of
+// which lands at a Landing: a word of shared memory that counts the bytes (an mbarrier of one arrival). A
+// landing is used again and again; its uses alternate between parity 0 and 1.
+using Landing = uint64_t;
+
+// One thread, once, before the block's first copy to it; prepare_landings_done() makes it known to the copy
+// engine, after the last of a thread's prepare_landing().
+__device__ __forceinline__ void prepare_landing([[maybe_unused]] Landing* landing) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(landing)))
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void prepare_landings_done() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+
+// One thread: starts the copy of `bytes`, which with both addresses is a multiple of 16, for the landing's
+// next use. What other threads read of `shared` before must be ordered before this call by a barrier. The
+// bytes are not expected to be read again soon: they are the first to leave the L2.
+__device__ __forceinline__ void copy_bulk([[maybe_unused]] void* shared, [[maybe_unused]] const void* global,
+                                          [[maybe_unused]] uint32_t bytes,
+                                          [[maybe_unused]] Landing* landing) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared)),
+             at = static_cast<uint32_t>(__cvta_generic_to_shared(landing));
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+      ::"r"(to),
+      "l"(global), "r"(bytes), "r"(at), "l"(policy)
+      : "memory");
+#endif
+}
+
+// Until the landing's use of that parity (0 for the first) has all its bytes, which the calling thread then
+// sees.
+__device__ __forceinline__ void wait_landed([[maybe_unused]] Landing* landing, [[maybe_unused]] int parity) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n"
+      ".reg .pred landed;\n"
+      "AGAIN:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 landed, [%0], %1;\n"
+      "@landed bra DONE;\n"
+      "bra AGAIN;\n"
+      "DONE:\n"
+      "}" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(landing))),
+      "r"(parity)
+      : "memory");
+#endif
+}
+
 // Four 8 x 8 matrices of 16-bit elements from shared memory, by a whole warp: lanes 8 m to 8 m + 7 name the
 // 16-byte rows of matrix m, and lane (g, t) = (lane / 4, lane % 4) gets word t of row g of each (PTX's
 // ldmatrix.x4).
@@ -142,6 +201,18 @@ __device__ __forceinline__ uint4 load_matrices([[maybe_unused]] const void* row)
   uint4 v = make_uint4(0, 0, 0, 0);
 #if defined(__CUDA_ARCH__)
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+#endif
+  return v;
+}
+
+// The same, each matrix transposed: lane (g, t) gets elements 2 t and 2 t + 1 of column g (ldmatrix.x4.trans).
+__device__ __forceinline__ uint4 load_matrices_transposed([[maybe_unused]] const void* row) {
+  uint4 v = make_uint4(0, 0, 0, 0);
+#if defined(__CUDA_ARCH__)
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
                : "memory");
