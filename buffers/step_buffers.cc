@@ -5,7 +5,7 @@
 namespace rondo {
 namespace {
 
-constexpr int64_t kTargetBlocks = 1024;  // about eight blocks of 128 threads on each of 132 multiprocessors
+constexpr int64_t kTargetBlocks = 8192;  // so many that one long row among many is cut into short pieces
 constexpr int64_t kMaxSplits = 64;
 constexpr int64_t kMinChunk = 64;  // positions below which a split is not worth its merge
 
@@ -47,6 +47,7 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.h = layout.place("activation", act, {R, d.intermediate_size});
   b.partial_o = layout.place("split_k.o", DType::f32, {partials, d.heads, d.head_dim});
   b.partial_ml = layout.place("split_k.ml", DType::f32, {partials, d.heads, 2});
+  b.tickets = layout.place("split_k.tickets", DType::i32, {R, d.heads});
   b.logits = layout.place("logits", DType::f32, {L, d.vocab_size});
   b.sampled = layout.place("sampled", DType::u8, {L, int64_t{sizeof(Sampled)}});
   b.top = layout.place("top_tokens", DType::u8, {L, kMaxTopTokens, int64_t{sizeof(TopToken)}});

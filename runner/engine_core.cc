@@ -161,6 +161,7 @@ void EngineCore::prepare() {
   // Every slot gets a valid state, the scrap slot for good: warm-up and padding rows run in it.
   backend_.device->fill(buffers_.history.data, 0, buffers_.history.bytes());
   backend_.device->fill(buffers_.biases.data, 0, buffers_.biases.bytes());
+  backend_.device->fill(buffers_.tickets.data, 0, buffers_.tickets.bytes());
   inputs_->begin();
   for (int slot = 0; slot < dims_.slots(); ++slot) {
     inputs_->write_slot(slot, SlotParams{}, {});

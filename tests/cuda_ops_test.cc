@@ -142,56 +142,6 @@ TEST_F(CudaTest, QkvTurnsAccuratelyAtTheLastPosition) {
   check_qkv(c, {{1, 131071, 1, 1}, {1, 105616, 2, 1}}, {}, 4 * 0x1p-24);
 }
 
-void check_attend(const Case& c, const std::vector<Row>& rows) {
-  SCOPED_TRACE(c.text());
-  Pair pair(c);
-  pair.set_rows(rows);
-  pair.fill_pages();
-  pair.randomize(q_of, 1);
-  pair.run([&](Side& s) { s.ops->attend({static_cast<int>(rows.size()), 1}, s.layer()); });
-  for (size_t r = 0; r < rows.size(); ++r) {
-    const int64_t Q = c.heads * c.head_dim,
-                  seen = c.window ? std::min<int64_t>(c.window, rows[r].position + 1) : rows[r].position + 1;
-    if (rows[r].slot == 0) continue;
-    // One rounding, of o. Scores are sums over head_dim of size 1 or so, exp takes their error over; then a
-    // sum of positions.
-    pair.expect_close(o_of, tolerance(c.dtype, 1, c.head_dim + seen + 16), Q, static_cast<int64_t>(r) * Q);
-  }
-}
-
-TEST_P(CudaVerbs, AttendReadsEveryHeadDimAndGroup) {
-  struct Heads {
-    int64_t heads, kv_heads, head_dim;
-  };
-  for (const Heads& h : {Heads{2, 2, 8}, Heads{4, 2, 40}, Heads{4, 1, 64}, Heads{8, 1, 128}, Heads{2, 1, 256},
-                         Heads{6, 2, 16}, Heads{5, 1, 24}}) {
-    Case c;
-    c.dtype = GetParam();
-    c.heads = h.heads;
-    c.kv_heads = h.kv_heads;
-    c.head_dim = h.head_dim;
-    check_attend(c, {{1, 0, 1, 1}, {1, 37, 2, 1}, {0, 0, 0, 0}});
-  }
-}
-
-TEST_P(CudaVerbs, AttendMeetsPageEdgesSplitsAndWindows) {
-  Case c;
-  c.dtype = GetParam();
-  c.head_dim = 16;
-  c.max_context = 200;
-  for (int64_t window : {0, 1, 7, 70}) {
-    c.window = window;
-    check_attend(c, {{1, 7, 1, 1}, {1, 8, 2, 1}, {1, 63, 3, 1}, {1, 64, 4, 1}});
-    check_attend(c, {{1, 199, 1, 1}, {1, 127, 2, 1}, {1, 128, 3, 1}});
-  }
-  c.window = 0;
-  check_attend(c, {{1, 199, 3, 1}});
-}
-
-TEST_F(CudaTest, AttendServesRowsWithinATile) {
-  check_attend(Case{}, {{1, 10, 1, 3}, {1, 11, 1, 0}, {1, 12, 1, 0}, {0, 0, 0, 0}});
-}
-
 TEST_P(CudaVerbs, AddProjectAddsToTheResidual) {
   Case c;
   c.dtype = GetParam();

@@ -134,6 +134,7 @@ struct Side {
     device->fill(step->data(), 0xFF, step->bytes());  // NaN: nothing may be read that was not written
     device->fill(pages->data(), 0xFF, pages->bytes());
     device->fill(buffers.history.data, 0, buffers.history.bytes());
+    device->fill(buffers.tickets.data, 0, buffers.tickets.bytes());
   }
 
   const Layer& layer() const { return model.layers[0]; }

@@ -241,7 +241,7 @@ __device__ __forceinline__ void attend_item(const AttentionArgs& a, const int la
   __syncthreads();  // before the next item's results
 }
 
-// The kernels.
+// The kernels, for any type and head_dim; attention_tiles.cu has a faster form for most.
 //
 // o = softmax(q k^T / sqrt(head_dim)) v, split over positions (Milakov and Gimelshein, "Online normalizer
 // calculation for softmax"; Dao et al., "Flash-Decoding for long-context inference"). q, o [R, Q]; K and V
@@ -356,6 +356,7 @@ void enqueue_attention(DType dtype, const AttentionArgs& asked, const Queue& que
         "attention: expected a head_dim that is a multiple of 8 up to 256 and at most 64 splits, found "
         "head_dim " +
             std::to_string(args.head_dim) + " and " + std::to_string(args.capacity) + " splits");
+  if (attention_tiles_fit(dtype, args)) return enqueue_attention_tiles(dtype, args, queue);
   int lanes = 1;
   while (lanes * 8 < args.head_dim) lanes *= 2;
   const int group = args.heads / args.kv_heads, G = group >= 3 ? 4 : group;

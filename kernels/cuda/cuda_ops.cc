@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_ops.h"
 
 #include <algorithm>
+#include <functional>
 #include <string>
 
 #include "buffers/cuda_check.h"
@@ -153,6 +154,7 @@ class CudaOps : public Ops {
     a.o = buffers_.o.data;
     a.partial_o = buffers_.partial_o.as<float>();
     a.partial_ml = buffers_.partial_ml.as<float>();
+    a.tickets = buffers_.tickets.as<int>();
     a.map = map_;
     a.sliding_window = layer.sliding_window;
     a.heads = static_cast<int>(dims_.heads);
@@ -236,9 +238,7 @@ class CudaOps : public Ops {
     cuda::StreamGemmArgs a = stream_args(rows, linear, out, output, rope);
     a.in = in;
     a.input = cuda::StreamInput::plain;
-    if (!streams(a)) return false;
-    cuda::enqueue_stream_gemm(dtype_, a, queue_);
-    return true;
+    return stream(a);
   }
   bool stream(int rows, const NormedInput& x, const Linear& linear, void* out, cuda::StreamOutput output,
               const cuda::RopeAppendArgs* rope = nullptr) {
@@ -249,15 +249,19 @@ class CudaOps : public Ops {
     a.eps = model_.rms_norm_eps;
     a.input = cuda::StreamInput::norm;
     // The kernel multiplies x by the norm's weight before it knows how large x is: too far for f16's range.
-    if (dtype_ == DType::bf16 && rows <= kNormedRows && streams(a)) {
-      cuda::enqueue_stream_gemm(dtype_, a, queue_);
-      return true;
-    }
+    if (dtype_ == DType::bf16 && rows <= kNormedRows && stream(a)) return true;
     a.in = buffers_.norm.data;
     a.input = cuda::StreamInput::plain;
-    if (!streams(a)) return false;
-    norm(x, rows);
-    cuda::enqueue_stream_gemm(dtype_, a, queue_);
+    return stream(a, [&] { norm(x, rows); });
+  }
+  // `before`: what is to be enqueued before it, if it serves.
+  bool stream(
+      cuda::StreamGemmArgs& a, const std::function<void()>& before = [] {}) {
+    if (!forms_.streamed || dtype_ == DType::f32 || a.rows > kFewRows) return false;
+    const bool one = cuda::stream_row_fits(a, queue_);
+    if (!one && !cuda::stream_gemm_fits(a, queue_)) return false;
+    before();
+    one ? cuda::enqueue_stream_row(dtype_, a, queue_) : cuda::enqueue_stream_gemm(dtype_, a, queue_);
     return true;
   }
   cuda::StreamGemmArgs stream_args(int rows, const Linear& linear, void* out, cuda::StreamOutput output,
@@ -273,10 +277,6 @@ class CudaOps : public Ops {
     if (rope) a.rope = *rope;
     return a;
   }
-  bool streams(cuda::StreamGemmArgs& a) const {
-    return forms_.streamed && dtype_ != DType::f32 && a.rows <= kFewRows && cuda::stream_gemm_fits(a, queue_);
-  }
-
   void add_bias(const View& x, const View& bias, int rows) {
     cuda::enqueue_add_bias(dtype_, {x.as<float>(), bias.data, bias.shape[0]}, rows, queue_);
   }

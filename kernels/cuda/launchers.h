@@ -97,6 +97,7 @@ struct AttentionArgs {
   void* o;              // T [R, Q]
   float* partial_o;     // [R * S, heads, head_dim]
   float* partial_ml;    // [R * S, heads, 2]
+  int* tickets;         // [R, heads], 0 between two kernels: which of a tile's blocks comes last
   PageMap map;
   int64_t sliding_window;  // 0: none
   int heads;
@@ -107,8 +108,12 @@ struct AttentionArgs {
   bool look_ahead;   // whether what earlier steps wrote is read before the kernel before has ended: for few
                      // rows
   int splits;        // up to S of them are used: set by enqueue_attention()
+  int longest_chunk;  // likewise: positions
 };
 void enqueue_attention(DType dtype, const AttentionArgs& args, const Queue& queue);
+// The form of it that runs on tensor cores: for 16-bit types and a head_dim that is a multiple of 16.
+bool attention_tiles_fit(DType dtype, const AttentionArgs& args);
+void enqueue_attention_tiles(DType dtype, const AttentionArgs& args, const Queue& queue);
 
 struct SiluMulArgs {
   const void* gate_up;  // T [R, 2 F]
@@ -156,6 +161,9 @@ struct StreamGemmArgs {
 // Whether the kernel can do it (R up to 16, K a multiple of 8, shared memory), and how.
 bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, const Queue& queue);
+// The form of it for one row, K a multiple of 512.
+bool stream_row_fits(StreamGemmArgs& args, const Queue& queue);
+void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, const Queue& queue);
 
 struct SampleArgs {
   const Row* rows;            // [R]

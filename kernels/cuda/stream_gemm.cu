@@ -5,7 +5,7 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
 #include "kernels/cuda/reduce.h"
-#include "kernels/cuda/rotate.h"
+#include "kernels/cuda/stream_output.h"
 
 namespace rondo::cuda {
 namespace {
@@ -21,30 +21,12 @@ constexpr int kPadding =
 constexpr int kMaxRows = 8;
 constexpr int kSharedBudget = 112 << 10;  // two blocks on a multiprocessor: this kernel's and the next one's
 
-// What the kernel before wrote: past the L1, which may hold what lay there earlier.
-__device__ __forceinline__ uint4 load_fresh(const void* from) {
-  return __ldcg(static_cast<const uint4*>(from));
-}
-__device__ __forceinline__ void load8_fresh(const float* from, float (&v)[8]) {
-  const Raw8<float> raw{{load_fresh(from), load_fresh(from + 4)}};
-  widen8<float>(raw, v);
-}
-
 // Blocks whose registers must fit on a multiprocessor together: kernels overlap from Hopper on.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int kBlocksTogether = 1;
 #else
 constexpr int kBlocksTogether = 2;
 #endif
-
-// n things dealt out evenly: the first `more` parts get one more than the others.
-struct Deal {
-  int each;
-  int more;
-
-  __device__ __forceinline__ int begin(int part) const { return part * each + (part < more ? part : more); }
-  __device__ __forceinline__ int count(int part) const { return each + (part < more ? 1 : 0); }
-};
 
 // The kernel.
 //
@@ -70,9 +52,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4,
             t = lane % 4;  // of a product's result, the lane has rows g and g + 8, columns 2 t and 2 t + 1
-  const bool rope = !kPhased && a.output == StreamOutput::rope_append;
-  const bool pairs = a.output == StreamOutput::silu_mul || rope,
-             norm = !kPhased && a.input == StreamInput::norm;
+  const Units whole(a, !kPhased);
+  const bool rope = whole.rope, pairs = whole.pairs, norm = !kPhased && a.input == StreamInput::norm;
   const int tile_shift = pairs ? 2 : 3, per_tile = 1 << tile_shift;
 
   const Deal blocks{a.units / static_cast<int>(gridDim.x), a.units % static_cast<int>(gridDim.x)};
@@ -97,17 +78,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
   // row r lies at place p ^ r, so that eight rows' pieces lie in different banks.
   AsyncCopies copies;
   const T* source = nullptr;
-  // A pair's second row lies `half` rows behind its first.
-  const int half = rope ? a.rope.head_dim / 2 : a.units;
-  const auto first_row = [&](int unit) { return rope ? unit + unit / half * half : unit; };
-  const int second_half = pairs ? half * a.K : 4 * a.K;  // elements: stream_gemm_fits() sees that they fit
+  const int second_half =
+      pairs ? whole.half * a.K : 4 * a.K;  // elements: stream_gemm_fits() sees that they fit
   int two_units = 2 * a.K;
   int present = 0;  // of the tile's rows
   int load_phase = 0, load_tile = begin / chunks, load_chunk = begin % chunks;
   const auto enter_tile = [&] {
     present = units.count(load_tile) - lane / 16;
-    const int unit = first + units.begin(load_tile) + lane / 16, from = first_row(unit);
-    if (rope) two_units = (first_row(unit + 2) - from) * a.K;
+    const int unit = first + units.begin(load_tile) + lane / 16, from = whole.first_row(unit);
+    if (rope) two_units = (whole.first_row(unit + 2) - from) * a.K;
     source = static_cast<const T*>(a.weight) + static_cast<int64_t>(from) * a.K +
              load_phase * a.phase_columns + load_chunk * kChunk + lane % 16 * 8;
   };
@@ -154,21 +133,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
     return output_tile(i) < tiles && output_row(i) < a.rows && i % per_tile < units.count(output_tile(i));
   };
   // What a thread's first output needs besides its sum is fetched early and laid by.
-  const auto output_angle = [&](int i) {
-    const int unit = first + units.begin(output_tile(i)) + i % per_tile;
-    if (unit / half >= a.rope.heads + a.rope.kv_heads) return Angle{1, 0};  // v is not turned
-    const Row row = a.rope.rows[output_row(i)];
-    return angle(row_rope(a.rope.rope, row, a.rope.slots, a.rope.head_dim), row.position, unit % half,
-                 a.rope.head_dim);
-  };
+  const auto output_unit = [&](int i) { return first + units.begin(output_tile(i)) + i % per_tile; };
+  const auto output_angle = [&](int i) { return unit_angle(a, whole, output_row(i), output_unit(i)); };
   const int own = static_cast<int>(threadIdx.x);
   const bool writes = !kPhased && output_exists(own);
   if (rope && writes) laid_by[own] = output_angle(own);
   wait_for_previous();
-  if (a.output == StreamOutput::add_f32 && writes)
-    laid_by[own].cosine =
-        __ldcg(static_cast<const float*>(a.out) + static_cast<int64_t>(output_row(own)) * a.units + first +
-               units.begin(output_tile(own)) + own % per_tile);
+  const auto lies_at = [&](int i) {
+    const int64_t at = static_cast<int64_t>(output_row(i)) * a.units + output_unit(i);
+    return Angle{__ldcg(static_cast<const float*>(a.out) + at), 0};
+  };
+  if (a.output == StreamOutput::add_f32 && writes) laid_by[own] = lies_at(own);
 
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < a.rows * pieces; i += kThreads) {
@@ -290,40 +265,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
       sum *= factors[r];
       up *= factors[r];
     }
-    const int unit = first + units.begin(tile) + n, bias_row = first_row(unit);
-    const int64_t at = static_cast<int64_t>(r) * a.units + unit;
-    if (a.bias) {
-      sum += static_cast<float>(static_cast<const T*>(a.bias)[bias_row]);
-      if (pairs) up += static_cast<float>(static_cast<const T*>(a.bias)[bias_row + half]);
-    }
-    switch (a.output) {
-      case StreamOutput::store: static_cast<T*>(a.out)[at] = static_cast<T>(sum); break;
-      case StreamOutput::store_f32: static_cast<float*>(a.out)[at] = sum; break;
-      case StreamOutput::add_f32:
-        static_cast<float*>(a.out)[at] =
-            (!kPhased && i < kThreads ? laid_by[i].cosine : __ldcg(static_cast<float*>(a.out) + at)) + sum;
-        break;
-      case StreamOutput::rope_append: {
-        if (!rope) break;  // never in phases
-        rotate(i < kThreads ? laid_by[i] : output_angle(i), sum, up);
-        const Row token = a.rope.rows[r];
-        const int head = unit / half, kv_head = (head - a.rope.heads) % a.rope.kv_heads;
-        T* place =
-            static_cast<T*>(a.rope.q) + (static_cast<int64_t>(r) * a.rope.heads + head) * a.rope.head_dim;
-        if (head >= a.rope.heads) {
-          if (token.slot == 0)
-            break;  // padding: nobody reads the scrap page, and all such rows have one place there
-          place = static_cast<T*>(head < a.rope.heads + a.rope.kv_heads ? a.rope.k_pages : a.rope.v_pages) +
-                  page_place(a.rope.map, token, kv_head, a.rope.kv_heads) * a.rope.head_dim;
-        }
-        place[unit % half] = static_cast<T>(sum);
-        place[unit % half + half] = static_cast<T>(up);
-        break;
-      }
-      case StreamOutput::silu_mul:
-        static_cast<T*>(a.out)[at] = static_cast<T>(sum / (1.0f + expf(-sum)) * up);
-        break;
-    }
+    Angle laid{0, 0};
+    if (!kPhased && i < kThreads)
+      laid = laid_by[i];
+    else if (rope)
+      laid = output_angle(i);
+    else if (a.output == StreamOutput::add_f32)
+      laid = lies_at(i);
+    write_output<T>(a, whole, r, output_unit(i), sum, up, laid);
   }
 }
 

@@ -1,0 +1,493 @@
+// What the kernel needs.
+#include <algorithm>
+
+#include "kernels/cuda/dialect.h"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/load.h"
+#include "kernels/cuda/reduce.h"
+
+namespace rondo::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kPairs = 16;        // (row, query head) of a tile: the 16 side of an m16n8k16 product
+constexpr int kPositions = 16;    // that a warp takes at a time
+constexpr int kMinChunk = 64;     // positions below which a chunk is not worth its merge
+constexpr int kLongChunk = 1024;  // positions of which a block may well take several chunks
+constexpr int kPadding =
+    8;  // elements behind a row in shared memory, so that eight rows lie in different banks
+constexpr float kLog2E = 1.44269504f;
+
+// Adjacent rows of one sequence at adjacent positions, whose queries meet the same keys.
+struct Tile {
+  int first;
+  int rows;   // 0: padding, nobody asks for it
+  int begin;  // positions that one of its rows attends to
+  int end;
+
+  __device__ __forceinline__ int first_turn() const { return begin / kPositions * kPositions; }
+  __device__ __forceinline__ int length() const { return end - first_turn(); }
+};
+
+__device__ __forceinline__ int window_begin(const AttentionArgs& a, int position) {
+  const int end = position + 1;
+  return a.sliding_window > 0 && end > a.sliding_window ? end - static_cast<int>(a.sliding_window) : 0;
+}
+
+// The tile that starts with row r; one without rows where r belongs to a tile that started before it.
+// `tile_rows`: the most that a tile may have; one starts anew at every multiple of it.
+__device__ __forceinline__ Tile tile_at(const AttentionArgs& a, int r, int tile_rows) {
+  const Row row = a.rows[r];
+  if (row.slot == 0) return {r, 0, 0, 0};
+  if (r % tile_rows) {
+    const Row before = a.rows[r - 1];
+    if (before.slot == row.slot && before.position + 1 == row.position) return {r, 0, 0, 0};
+  }
+  int rows = 1;
+  while ((r + rows) % tile_rows && r + rows < a.rows_in_step) {
+    const Row next = a.rows[r + rows];
+    if (next.slot != row.slot || next.position != row.position + rows) break;
+    ++rows;
+  }
+  return {r, rows, window_begin(a, row.position), row.position + rows};
+}
+
+__device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Positions of each of a tile's chunks, the last one's fewer. It depends on the tile and the bucket alone:
+// what other sequences hold changes no bit of a row.
+__device__ __forceinline__ int chunk_length(const AttentionArgs& a, const Tile& tile) {
+  int chunk = ceil_div(tile.length(), a.splits);
+  if (chunk > a.longest_chunk) chunk = a.longest_chunk;
+  if (chunk < kMinChunk) chunk = kMinChunk;
+  return ceil_div(chunk, kPositions) * kPositions;
+}
+
+// Some positions of a tile. Its partial results lie at slot `index` of each of the tile's rows.
+struct Chunk {
+  Tile tile;
+  int begin;
+  int end;
+  int index;
+  int pieces;  // of the tile; 0: there is no such chunk
+};
+
+// One warp's way through the step's chunks, in ascending order: 32 rows at a time, one a lane.
+class Cursor {
+ public:
+  // Chunk number q, not below the one asked for before.
+  __device__ __forceinline__ Chunk chunk(const AttentionArgs& a, int tile_rows, int q, int lane) {
+    for (; base_ < a.rows_in_step; base_ += 32) {
+      int pieces = 0;
+      if (base_ + lane < a.rows_in_step) {
+        const Tile tile = tile_at(a, base_ + lane, tile_rows);
+        if (tile.rows) pieces = ceil_div(tile.length(), chunk_length(a, tile));
+      }
+      int up_to = pieces;  // and those of the rows before it
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const int other = __shfl_up_sync(kFullWarp, up_to, offset);
+        if (lane >= offset) up_to += other;
+      }
+      up_to += before_;
+      const unsigned reached = __ballot_sync(kFullWarp, up_to > q);
+      if (reached) {
+        const int found = __ffs(static_cast<int>(reached)) - 1;
+        Chunk chunk;
+        chunk.tile = tile_at(a, base_ + found, tile_rows);
+        chunk.pieces = __shfl_sync(kFullWarp, pieces, found);
+        chunk.index = q - __shfl_sync(kFullWarp, up_to - pieces, found);
+        const int length = chunk_length(a, chunk.tile);
+        chunk.begin = chunk.tile.first_turn() + chunk.index * length;
+        chunk.end = chunk.begin + length < chunk.tile.end ? chunk.begin + length : chunk.tile.end;
+        return chunk;
+      }
+      before_ = __shfl_sync(kFullWarp, up_to, 31);
+    }
+    return {};
+  }
+
+ private:
+  int base_ = 0;
+  int before_ = 0;  // chunks of the rows before base_
+};
+
+// The first position of the slot's sequence that this step writes: the pages hold all before it. One warp.
+__device__ __forceinline__ int first_position_of_step(const AttentionArgs& a, int slot, int lane) {
+  int first = INT32_MAX;
+  for (int r = lane; r < a.rows_in_step; r += 32)
+    if (const Row row = a.rows[r]; row.slot == slot && row.position < first) first = row.position;
+  return warp_reduce(first, [](int x, int y) { return x < y ? x : y; });
+}
+
+// -inf - -inf is NaN; a state without a position has weight 0 against any finite reference.
+__device__ __forceinline__ float reference(float m) { return m == -INFINITY ? 0.0f : m; }
+
+template <int kMaxDim>
+constexpr int kStages = kMaxDim <= 64    ? 6
+                        : kMaxDim <= 128 ? 3
+                                         : 2;
+
+// One warp's ring of keys and values: kStages stages of kPositions positions. A lane copies 8 dimensions of
+// every kMaxDim / 256-th position.
+template <class T, int kMaxDim>
+struct Ring {
+  static constexpr int kLanes = kMaxDim / 8, kPerTurn = 32 / kLanes;
+  static constexpr int kRow = kMaxDim + kPadding;       // elements
+  static constexpr int kStage = 2 * kPositions * kRow;  // keys, then values
+  static constexpr int kElements = kStages<kMaxDim> * kStage;
+
+  T* base;
+
+  __device__ __forceinline__ T* keys(int stage) const { return base + stage * kStage; }
+  __device__ __forceinline__ T* values(int stage) const { return keys(stage) + kPositions * kRow; }
+
+  // Positions at .. at + 15, as far as they lie in [from, to). Values outside of [begin, end) are made 0, so
+  // that a weight of 0 makes nothing of them, and so are the dimensions that there are not.
+  __device__ __forceinline__ void fetch(AsyncCopies& copies, const AttentionArgs& a, const Chunk& chunk,
+                                        const int32_t* table, int kv_head, int stage, int at, int from,
+                                        int to, int lane) const {
+    const int dim = lane % kLanes * 8, in_page = (1 << a.map.page_shift) - 1;
+#pragma unroll
+    for (int turn = 0; turn < kPositions / kPerTurn; ++turn) {
+      const int i = turn * kPerTurn + lane / kLanes, p = at + i;
+      T* const value = values(stage) + i * kRow + dim;
+      if (dim >= a.head_dim) {
+        *reinterpret_cast<uint4*>(keys(stage) + i * kRow + dim) = make_uint4(0, 0, 0, 0);
+        *reinterpret_cast<uint4*>(value) = make_uint4(0, 0, 0, 0);
+        continue;
+      }
+      if (p < chunk.tile.begin || p >= chunk.end) *reinterpret_cast<uint4*>(value) = make_uint4(0, 0, 0, 0);
+      if (p < from || p < chunk.tile.begin || p >= to) continue;
+      const int64_t page = table[p >> a.map.page_shift];
+      const int64_t from_element =
+          (((page * a.kv_heads + kv_head) << a.map.page_shift) + (p & in_page)) * a.head_dim + dim;
+      copies.copy16(keys(stage) + i * kRow + dim, static_cast<const T*>(a.k_pages) + from_element);
+      copies.copy16(value, static_cast<const T*>(a.v_pages) + from_element);
+    }
+  }
+};
+
+// How many query heads and rows a tile has, which is the same for all but the last heads of a large group.
+struct TileShape {
+  int heads;
+  int rows;
+  int rows_per_pair;  // times 2^16, rounded up: 1 / heads, or 0 where a tile has one row
+
+  __device__ __forceinline__ int row_of(int pair) const { return pair * rows_per_pair >> 16; }
+};
+
+// The state of an online softmax for the lane's two pairs, g and g + 8: the largest score, the lane's share
+// of the sum of 2^(score - m). Scores are in units of log 2.
+struct Softmax {
+  float m[2];
+  float l[2];
+};
+
+// The kernel.
+//
+// o = softmax(q k^T / sqrt(head_dim)) v, split over positions (Milakov and Gimelshein, "Online normalizer
+// calculation for softmax"; Dao et al., "Flash-Decoding for long-context inference"), products on tensor
+// cores. q, o [R, Q]; K and V pages [pages, kv_heads, page_size, head_dim]; a position's page is
+// page_tables[slot][position / page_size]. head_dim: a multiple of 16, up to kMaxDim.
+//
+// A tile is up to 16 pairs of a row and a query head that share a K/V head; its positions are cut into
+// chunks. A block, of 4 warps, takes items (chunk, K/V head) in turn; its warps take 16 positions at a time
+// in turn, from rings of their own in shared memory, which are filled before the wait as far as earlier steps
+// wrote what they hold. S = q k^T has pairs as the 16 side and positions as the 8 side; the weights 2^(s - m)
+// of two such products are, as they lie in registers, the 16 x 16 side of o = p v. The warps' results are
+// merged in shared memory. A tile of one chunk gets its o here; otherwise partial_o [R, S, heads, head_dim]
+// and partial_ml [R, S, heads, 2] (maximum, sum) are written, and the tile's last block to arrive, by its
+// ticket, merges them in the order of the chunks.
+template <class T, int kMaxDim>
+__global__ void __launch_bounds__(kThreads, 2)
+    attention_tiles_kernel(const AttentionArgs a, const TileShape shape) {
+  constexpr int kSteps = kMaxDim / 16;
+  constexpr int kRow = kMaxDim + kPadding;
+  using WarpRing = Ring<T, kMaxDim>;
+  RONDO_DYN_SHARED(unsigned char, shared);
+  T* const rings = reinterpret_cast<T*>(shared);                               // [kWarps, Ring]
+  T* const queries = rings + kWarps * WarpRing::kElements;                     // [kPairs, kRow]
+  float* const warp_ml = reinterpret_cast<float*>(queries + kPairs * kRow);    // [kWarps, kPairs, 2]
+  int* const arrived = reinterpret_cast<int*>(warp_ml + kWarps * kPairs * 2);  // [1]
+  let_next_start();
+
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int g = lane / 4, t = lane % 4;
+  const WarpRing ring{rings + warp * WarpRing::kElements};
+  float* const warp_o = reinterpret_cast<float*>(ring.base);  // [kPairs, kMaxDim], when the ring is done with
+  const int group = a.heads / a.kv_heads, tiles_per_kv_head = (group + shape.heads - 1) / shape.heads;
+  const int per_chunk = a.kv_heads * tiles_per_kv_head;
+  const float scale = kLog2E / sqrtf(static_cast<float>(a.head_dim));
+  Cursor cursor;
+  bool waited = false;
+
+  for (int item = static_cast<int>(blockIdx.x);; item += static_cast<int>(gridDim.x)) {
+    const Chunk chunk = cursor.chunk(a, shape.rows, item / per_chunk, lane);
+    if (!chunk.pieces) break;
+    const int kv_head = item % per_chunk / tiles_per_kv_head,
+              first_in_group = item % per_chunk % tiles_per_kv_head * shape.heads;
+    const int first_head = kv_head * group + first_in_group;
+    const int heads = group - first_in_group < shape.heads ? group - first_in_group : shape.heads;
+    const int pairs = heads * chunk.tile.rows;
+    const Row first_row = a.rows[chunk.tile.first];
+    const int32_t* const table = a.map.page_tables + first_row.slot * a.map.pages_per_slot;
+
+    // What earlier steps wrote need not wait for the kernel before; what this step wrote must.
+    AsyncCopies copies;
+    const int begin = chunk.begin + warp * kPositions;
+    constexpr int kStride = kWarps * kPositions;
+    const int old = waited ? 0 : first_position_of_step(a, first_row.slot, lane);
+    const auto fetch = [&](int stage, int at, int from, int to) {
+      ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
+    };
+    if (!waited) {
+#pragma unroll 1
+      for (int stage = 0; stage < kStages<kMaxDim>; ++stage)
+        fetch(stage, begin + stage * kStride, 0, chunk.end < old ? chunk.end : old);
+      wait_for_previous();
+      waited = true;
+    }
+#pragma unroll 1
+    for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
+      const int at = begin + stage * kStride;
+      if (old < at + kPositions && old < chunk.end) fetch(stage, at, old, chunk.end);
+      copies.commit();
+    }
+
+    for (int i = static_cast<int>(threadIdx.x); i < kPairs * WarpRing::kLanes; i += kThreads) {
+      const int m = i / WarpRing::kLanes, dim = i % WarpRing::kLanes * 8;
+      uint4 piece = make_uint4(0, 0, 0, 0);
+      if (m < pairs && dim < a.head_dim) {
+        const int row = shape.row_of(m);
+        const int64_t r = chunk.tile.first + row, head = first_head + m - row * heads;
+        piece = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
+      }
+      *reinterpret_cast<uint4*>(queries + m * kRow + dim) = piece;
+    }
+    __syncthreads();
+
+    // Of a pair that is not there, anything at all: its results meet no other's.
+    int row_end[2], row_begin[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int position = first_row.position + shape.row_of(g + 8 * h);
+      row_end[h] = position + 1;
+      row_begin[h] = window_begin(a, position);
+    }
+    const T* const query = queries + (lane / 8 % 2 * 8 + lane % 8) * kRow + lane / 16 * 8;
+    const int key_at = (lane / 16 * 8 + lane % 8) * kRow + lane / 8 % 2 * 8;
+    const int value_at = (lane / 8 % 2 * 8 + lane % 8) * kRow + lane / 16 * 8;
+    const T* const type = nullptr;
+
+    Softmax state{{-INFINITY, -INFINITY}, {0, 0}};
+    float o[2 * kSteps][4];
+#pragma unroll
+    for (int n = 0; n < 2 * kSteps; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) o[n][i] = 0;
+
+    int stage = 0;
+#pragma unroll 1
+    for (int at = begin; at < chunk.end; at += kStride) {
+      copies.wait<kStages<kMaxDim> - 1>();
+      __syncwarp();
+      float s[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        const uint4 q = load_matrices(query + 16 * k), w = load_matrices(ring.keys(stage) + key_at + 16 * k);
+        mma(s[0], q, make_uint2(w.x, w.y), type);
+        mma(s[1], q, make_uint2(w.z, w.w), type);
+      }
+      float keep[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float top = state.m[h];
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            const int p = at + 8 * n + 2 * t + j;
+            float& score = s[n][2 * h + j];
+            score = p >= row_begin[h] && p < row_end[h] && p < chunk.end ? score * scale : -INFINITY;
+            top = fmaxf(top, score);
+          }
+        top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(kFullWarp, top, 2));
+        const float anchor = reference(top);
+        keep[h] = exp2f(state.m[h] - anchor);
+        state.m[h] = top;
+        state.l[h] *= keep[h];
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            s[n][2 * h + j] = exp2f(s[n][2 * h + j] - anchor);
+            state.l[h] += s[n][2 * h + j];
+          }
+      }
+      if (__any_sync(kFullWarp, keep[0] != 1.0f || keep[1] != 1.0f)) {
+#pragma unroll
+        for (int n = 0; n < 2 * kSteps; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) o[n][i] *= keep[i / 2];
+      }
+      const uint4 p = make_uint4(narrow2(s[0][0], s[0][1], type), narrow2(s[0][2], s[0][3], type),
+                                 narrow2(s[1][0], s[1][1], type), narrow2(s[1][2], s[1][3], type));
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        const uint4 v = load_matrices_transposed(ring.values(stage) + value_at + 16 * k);
+        mma(o[2 * k], p, make_uint2(v.x, v.y), type);
+        mma(o[2 * k + 1], p, make_uint2(v.z, v.w), type);
+      }
+      __syncwarp();  // before the stage is overwritten
+      const int next = at + kStages<kMaxDim> * kStride;
+      fetch(stage, next, 0, chunk.end);
+      copies.commit();
+      stage = stage + 1 == kStages<kMaxDim> ? 0 : stage + 1;
+    }
+    copies.wait<0>();
+    __syncwarp();
+
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int m = g + 8 * h;
+      state.l[h] += __shfl_xor_sync(kFullWarp, state.l[h], 1);
+      state.l[h] += __shfl_xor_sync(kFullWarp, state.l[h], 2);
+      if (m >= pairs) continue;  // no collective follows
+      if (t == 0) {
+        warp_ml[(warp * kPairs + m) * 2] = state.m[h];
+        warp_ml[(warp * kPairs + m) * 2 + 1] = state.l[h];
+      }
+#pragma unroll
+      for (int n = 0; n < 2 * kSteps; ++n)
+        *reinterpret_cast<float2*>(warp_o + m * kMaxDim + 8 * n + 2 * t) =
+            make_float2(o[n][2 * h], o[n][2 * h + 1]);
+    }
+    __syncthreads();
+
+    const auto partial_at = [&](int row, int piece, int64_t head) {
+      return ((chunk.tile.first + row) * static_cast<int64_t>(a.capacity) + piece) * a.heads + head;
+    };
+    // Four neighbouring dimensions of a pair each.
+    constexpr int kQuads = kMaxDim / 4;
+    const bool whole = chunk.pieces == 1;
+    for (int i = static_cast<int>(threadIdx.x); i < pairs * kQuads; i += kThreads) {
+      const int m = i / kQuads, d = i % kQuads * 4, row = shape.row_of(m);
+      if (d >= a.head_dim) continue;
+      float top = -INFINITY, l = 0, sum[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) top = fmaxf(top, warp_ml[(w * kPairs + m) * 2]);
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        const float weight = exp2f(warp_ml[(w * kPairs + m) * 2] - reference(top));
+        float v[4];
+        load4(reinterpret_cast<const float*>(rings + w * WarpRing::kElements) + m * kMaxDim + d, v);
+        l += weight * warp_ml[(w * kPairs + m) * 2 + 1];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sum[j] += weight * v[j];
+      }
+      const int64_t head = first_head + m - row * heads;
+      if (whole) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sum[j] /= l;
+        store4(static_cast<T*>(a.o) +
+                   ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
+               sum);
+      } else {
+        const int64_t at = partial_at(row, chunk.index, head);
+        store4(a.partial_o + at * a.head_dim + d, sum);
+        if (d == 0) *reinterpret_cast<float2*>(a.partial_ml + at * 2) = make_float2(top, l);
+      }
+    }
+    __syncthreads();  // before the next item's results, and all partial results are written
+    if (whole) continue;
+
+    int* const ticket = a.tickets + (static_cast<int64_t>(chunk.tile.first) * a.heads + first_head);
+    if (threadIdx.x == 0) {
+      __threadfence();
+      *arrived = atomicAdd(ticket, 1);
+    }
+    __syncthreads();
+    if (*arrived != chunk.pieces - 1) continue;
+    __threadfence();
+    if (threadIdx.x == 0) *ticket = 0;  // as the next attention finds it
+    for (int i = static_cast<int>(threadIdx.x); i < pairs * kQuads; i += kThreads) {
+      const int m = i / kQuads, d = i % kQuads * 4, row = shape.row_of(m);
+      if (d >= a.head_dim) continue;
+      const int64_t head = first_head + m - row * heads;
+      float top = -INFINITY, l = 0, sum[4] = {0, 0, 0, 0};
+#pragma unroll 8
+      for (int piece = 0; piece < chunk.pieces; ++piece) {
+        const int64_t at = partial_at(row, piece, head);
+        const float2 ml = __ldcg(reinterpret_cast<const float2*>(a.partial_ml + at * 2));
+        const float4 v = __ldcg(reinterpret_cast<const float4*>(a.partial_o + at * a.head_dim + d));
+        const float higher = fmaxf(top, ml.x), mine = exp2f(top - reference(higher)),
+                    theirs = exp2f(ml.x - reference(higher));
+        top = higher;
+        l = l * mine + ml.y * theirs;
+        sum[0] = sum[0] * mine + v.x * theirs;
+        sum[1] = sum[1] * mine + v.y * theirs;
+        sum[2] = sum[2] * mine + v.z * theirs;
+        sum[3] = sum[3] * mine + v.w * theirs;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[j] /= l;
+      store4(static_cast<T*>(a.o) +
+                 ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
+             sum);
+    }
+  }
+  if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is
+}
+
+template <class T, int kMaxDim>
+void enqueue(const AttentionArgs& args, const TileShape& shape, const Queue& queue) {
+  const auto bytes =
+      static_cast<size_t>(kWarps * Ring<T, kMaxDim>::kElements + kPairs * (kMaxDim + kPadding)) * sizeof(T) +
+      kWarps * kPairs * 2 * sizeof(float) + 16;
+  if (args.look_ahead)
+    return launch_spread(queue, attention_tiles_kernel<T, kMaxDim>, dim3(kThreads), bytes, args, shape);
+  // Many rows are work enough for two blocks on each multiprocessor.
+  allow_shared(attention_tiles_kernel<T, kMaxDim>, queue.shared_limit);
+  launch(queue, attention_tiles_kernel<T, kMaxDim>, dim3(static_cast<unsigned>(2 * queue.multiprocessors)),
+         dim3(kThreads), bytes, args, shape);
+}
+
+}  // namespace
+
+// The launcher.
+
+bool attention_tiles_fit(DType dtype, const AttentionArgs& args) {
+  return dtype != DType::f32 && args.head_dim % 16 == 0 && args.head_dim <= 256;
+}
+
+void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, const Queue& queue) {
+  AttentionArgs args = asked;
+  const int group = args.heads / args.kv_heads, heads = std::min(group, kPairs), rows = kPairs / heads;
+  const TileShape shape{heads, rows, rows == 1 ? 0 : (65536 + heads - 1) / heads};
+  const int per_chunk = args.kv_heads * ((group + heads - 1) / heads);
+  // As many chunks as blocks where there are few rows; where there are many, short enough that no block is
+  // left with one long row's. No more than `capacity` of them either way.
+  const int blocks = (args.look_ahead ? 1 : 2) * queue.multiprocessors;
+  args.splits = std::clamp(blocks / (args.rows_in_step * per_chunk), 1, args.capacity);
+  const int positions = static_cast<int>(args.map.pages_per_slot << args.map.page_shift) + kPositions;
+  args.longest_chunk = args.rows_in_step == 1
+                           ? positions
+                           : std::max(kLongChunk, (positions + args.capacity - 1) / args.capacity);
+  const auto pick = [&]<class T>(T*) {
+    if (args.head_dim <= 64)
+      enqueue<T, 64>(args, shape, queue);
+    else if (args.head_dim <= 128)
+      enqueue<T, 128>(args, shape, queue);
+    else
+      enqueue<T, 256>(args, shape, queue);
+  };
+  if (dtype == DType::bf16)
+    pick(static_cast<__nv_bfloat16*>(nullptr));
+  else
+    pick(static_cast<__half*>(nullptr));
+}
+
+}  // namespace rondo::cuda

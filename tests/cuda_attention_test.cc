@@ -1,0 +1,127 @@
+// Attention of the CUDA backend against the CPU backend, on the same numbers; where RONDO_SIMT says so, on
+// the executor, which runs it in three orders of threads that must agree bit for bit.
+#include <gtest/gtest.h>
+
+#include "buffers/cuda_check.h"
+#include "tests/cuda_pair.h"
+
+namespace rondo {
+namespace {
+
+using test::Case;
+using test::Pair;
+using test::Side;
+using test::tolerance;
+
+View q_of(Side& s) { return s.buffers.q; }
+View o_of(Side& s) { return s.buffers.o; }
+
+class CudaAttentionTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const CudaReport report = probe_cuda();
+    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
+  }
+};
+class CudaAttention : public CudaAttentionTest, public testing::WithParamInterface<DType> {};
+INSTANTIATE_TEST_SUITE_P(DTypes, CudaAttention, testing::Values(DType::f32, DType::f16, DType::bf16),
+                         [](const auto& dtype) { return std::string(dtype_name(dtype.param)); });
+
+void check_attend(const Case& c, const std::vector<Row>& rows) {
+  SCOPED_TRACE(c.text());
+  Pair pair(c);
+  pair.set_rows(rows);
+  pair.fill_pages();
+  pair.randomize(q_of, 1);
+  pair.run([&](Side& s) { s.ops->attend({static_cast<int>(rows.size()), 1}, s.layer()); });
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const int64_t Q = c.heads * c.head_dim,
+                  seen = c.window ? std::min<int64_t>(c.window, rows[r].position + 1) : rows[r].position + 1;
+    if (rows[r].slot == 0) continue;
+    // Two roundings, of the weights (on tensor cores) and of o. Scores are sums over head_dim of size 1 or
+    // so, exp takes their error over; then a sum of positions.
+    pair.expect_close(o_of, tolerance(c.dtype, 2, c.head_dim + seen + 16), Q, static_cast<int64_t>(r) * Q);
+  }
+}
+
+TEST_P(CudaAttention, AttendReadsEveryHeadDimAndGroup) {
+  struct Heads {
+    int64_t heads, kv_heads, head_dim;
+  };
+  for (const Heads& h : {Heads{2, 2, 8}, Heads{4, 2, 40}, Heads{4, 1, 64}, Heads{8, 1, 128}, Heads{2, 1, 256},
+                         Heads{6, 2, 16}, Heads{5, 1, 24}}) {
+    Case c;
+    c.dtype = GetParam();
+    c.heads = h.heads;
+    c.kv_heads = h.kv_heads;
+    c.head_dim = h.head_dim;
+    check_attend(c, {{1, 0, 1, 1}, {1, 37, 2, 1}, {0, 0, 0, 0}});
+  }
+}
+
+TEST_P(CudaAttention, AttendMeetsPageEdgesSplitsAndWindows) {
+  Case c;
+  c.dtype = GetParam();
+  c.head_dim = 16;
+  c.max_context = 200;
+  for (int64_t window : {0, 1, 7, 70}) {
+    c.window = window;
+    check_attend(c, {{1, 7, 1, 1}, {1, 8, 2, 1}, {1, 63, 3, 1}, {1, 64, 4, 1}});
+    check_attend(c, {{1, 199, 1, 1}, {1, 127, 2, 1}, {1, 128, 3, 1}});
+  }
+  c.window = 0;
+  check_attend(c, {{1, 199, 3, 1}});
+}
+
+TEST_P(CudaAttention, AttendServesRowsWithinATile) {
+  Case c;
+  c.dtype = GetParam();
+  c.head_dim = 16;
+  for (int64_t window : {0, 5})
+    for (int64_t kv_heads : {4, 1}) {  // one tile of four rows; two of two rows
+      c.heads = kv_heads == 1 ? 8 : 4;
+      c.kv_heads = kv_heads;
+      c.window = window;
+      check_attend(c, {{1, 10, 1, 3}, {1, 11, 1, 0}, {1, 12, 1, 0}, {0, 0, 0, 0}});
+      check_attend(c, {{1, 31, 2, 1}, {1, 32, 2, 1}, {1, 33, 2, 1}, {1, 34, 2, 1}});
+      check_attend(c, {{1, 12, 1, 1}, {1, 30, 2, 1}, {1, 31, 2, 1}, {1, 32, 3, 1}});
+    }
+}
+
+// Positions enough for every warp to go round its ring, for a row of several chunks, and for several such
+// rows.
+TEST_P(CudaAttention, AttendMergesChunks) {
+  Case c;
+  c.dtype = GetParam();
+  c.heads = 3;
+  c.kv_heads = 1;
+  c.head_dim = 16;
+  c.max_context = 1200;
+  c.page_size = 32;
+  check_attend(c, {{1, 601, 2, 1}});
+  check_attend(c, {{1, 1199, 2, 1}, {1, 5, 1, 1}});
+  check_attend(c, {{1, 1197, 2, 1}, {1, 1198, 2, 1}, {1, 1199, 2, 1}});
+}
+
+// The last block of every tile leaves its ticket as it found it.
+TEST_F(CudaAttentionTest, AttendTwiceMergesTwice) {
+  Case c;
+  c.dtype = DType::bf16;
+  c.kv_heads = 1;
+  c.head_dim = 16;
+  c.max_context = 256;
+  Pair pair(c);
+  pair.set_rows({{1, 255, 1, 1}});
+  pair.fill_pages();
+  pair.randomize(q_of, 1);
+  std::vector<std::byte> first;
+  for (int turn = 0; turn < 2; ++turn) {
+    pair.cuda.ops->attend({1, 1}, pair.cuda.layer());
+    const auto o = pair.cuda.read(pair.cuda.buffers.o.data, static_cast<uint64_t>(c.heads * c.head_dim * 2));
+    if (turn == 0) first = o;
+    EXPECT_TRUE(o == first);
+  }
+}
+
+}  // namespace
+}  // namespace rondo
