@@ -1,6 +1,6 @@
-// The streaming form of the products (kernels/cuda/stream_gemm.cu): each output that it writes, with each
-// input that it takes, for shapes that divide unevenly among blocks, tiles and warps, held to the CPU
-// backend; and that it is this form that ran.
+// The streaming forms of the products (kernels/cuda/stream_gemm.cu, stream_row.cu): each output that it
+// writes, with each input that it takes, for shapes that divide unevenly among blocks, tiles and warps, held
+// to the CPU backend; and that it is this form that ran.
 #include <gtest/gtest.h>
 
 #include "kernels/cuda/launchers.h"
@@ -38,6 +38,19 @@ Case streamable(DType dtype) {
   return c;
 }
 
+// One row has a form of its own, which cuts columns into chunks of 512 or of 1024.
+std::vector<Case> streamable(DType dtype, int rows) {
+  std::vector<Case> cases{streamable(dtype)};
+  if (rows > 1) return cases;
+  for (const auto& [hidden, heads, intermediate] : {std::tuple{512, 8, 1536}, {1024, 16, 2048}}) {
+    cases.push_back(streamable(dtype));
+    cases.back().hidden = hidden;
+    cases.back().heads = heads;
+    cases.back().intermediate = intermediate;
+  }
+  return cases;
+}
+
 std::vector<Row> rows_of(int count) {
   std::vector<Row> rows;
   for (int r = 0; r < count; ++r) rows.push_back({1, 7 + r, 1 + r, 1});
@@ -47,48 +60,48 @@ std::vector<Row> rows_of(int count) {
 TEST_P(CudaStream, QkvIsTheCpusWithAndWithoutBiasAndHeadNorms) {
   for (bool bias : {false, true})
     for (bool qk_norm : {false, true})
-      for (int rows : {1, 3, 4}) {
-        Case c = streamable(GetParam());
-        c.bias = bias;
-        c.qk_norm = qk_norm;
-        Pair pair(c);
-        pair.set_rows(rows_of(rows));
-        pair.randomize(x_of, 2);
-        pair.run([&](Side& s) { s.ops->qkv({rows, 1}, s.layer()); });
-        const double allowed =
-            tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 16 * 0x1p-23;  // and the angles
-        pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
-        for (auto view :
-             {+[](Side& s) { return s.layer().pages.k; }, +[](Side& s) { return s.layer().pages.v; }}) {
-          const auto expected = pair.cpu.get(view(pair.cpu)), found = pair.cuda.get(view(pair.cuda));
-          double difference = 0, size = 0;
-          for (size_t i = 0; i < expected.size(); ++i) {
-            ASSERT_EQ(std::isnan(expected[i]), std::isnan(found[i])) << c.text() << ", element " << i;
-            if (std::isnan(expected[i])) continue;
-            difference += std::pow(double{found[i]} - double{expected[i]}, 2);
-            size += std::pow(double{expected[i]}, 2);
+      for (int rows : {1, 3, 4})
+        for (Case c : streamable(GetParam(), rows)) {
+          c.bias = bias;
+          c.qk_norm = qk_norm;
+          Pair pair(c);
+          pair.set_rows(rows_of(rows));
+          pair.randomize(x_of, 2);
+          pair.run([&](Side& s) { s.ops->qkv({rows, 1}, s.layer()); });
+          const double allowed =
+              tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 16 * 0x1p-23;  // and the angles
+          pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
+          for (auto view :
+               {+[](Side& s) { return s.layer().pages.k; }, +[](Side& s) { return s.layer().pages.v; }}) {
+            const auto expected = pair.cpu.get(view(pair.cpu)), found = pair.cuda.get(view(pair.cuda));
+            double difference = 0, size = 0;
+            for (size_t i = 0; i < expected.size(); ++i) {
+              ASSERT_EQ(std::isnan(expected[i]), std::isnan(found[i])) << c.text() << ", element " << i;
+              if (std::isnan(expected[i])) continue;
+              difference += std::pow(double{found[i]} - double{expected[i]}, 2);
+              size += std::pow(double{expected[i]}, 2);
+            }
+            EXPECT_GT(size, 0);
+            EXPECT_LE(std::sqrt(difference / size), allowed) << c.text();
           }
-          EXPECT_GT(size, 0);
-          EXPECT_LE(std::sqrt(difference / size), allowed) << c.text();
         }
-      }
 }
 
 TEST_P(CudaStream, ProjectionsAreAddedToTheResidual) {
   for (bool bias : {false, true})
-    for (int rows : {1, 2, 4}) {
-      Case c = streamable(GetParam());
-      c.bias = bias;
-      Pair pair(c);
-      pair.set_rows(rows_of(rows));
-      pair.randomize(x_of, 1);
-      pair.randomize(o_of, 1);
-      pair.randomize(h_of, 1);
-      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj); });
-      pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
-      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
-      pair.expect_close(x_of, tolerance(c.dtype, 2, c.intermediate + 2), rows * c.hidden);
-    }
+    for (int rows : {1, 2, 4})
+      for (Case c : streamable(GetParam(), rows)) {
+        c.bias = bias;
+        Pair pair(c);
+        pair.set_rows(rows_of(rows));
+        pair.randomize(x_of, 1);
+        pair.randomize(o_of, 1);
+        pair.randomize(h_of, 1);
+        pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj); });
+        pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
+        pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
+        pair.expect_close(x_of, tolerance(c.dtype, 2, c.intermediate + 2), rows * c.hidden);
+      }
 }
 
 // Activations that shared memory does not hold at once, and a warp that has no item in a phase.
@@ -108,62 +121,64 @@ TEST_P(CudaStream, ManyColumnsAreTakenInPhases) {
 
 TEST_P(CudaStream, GateUpIsSiluOfTheGateTimesUp) {
   for (bool bias : {false, true})
-    for (int rows : {1, 3}) {
-      Case c = streamable(GetParam());
-      c.bias = bias;
-      Pair pair(c);
-      pair.set_rows(rows_of(rows));
-      pair.randomize(x_of, 2);
-      pair.run([&](Side& s) { s.ops->gate_up({rows, 1}, s.layer()); });
-      pair.expect_close(h_of, 2 * tolerance(c.dtype, 3, c.hidden + 16), rows * c.intermediate);
-    }
+    for (int rows : {1, 3})
+      for (Case c : streamable(GetParam(), rows)) {
+        c.bias = bias;
+        Pair pair(c);
+        pair.set_rows(rows_of(rows));
+        pair.randomize(x_of, 2);
+        pair.run([&](Side& s) { s.ops->gate_up({rows, 1}, s.layer()); });
+        pair.expect_close(h_of, 2 * tolerance(c.dtype, 3, c.hidden + 16), rows * c.intermediate);
+      }
 }
 
 TEST_P(CudaStream, LogitsTakeTheRowsThatTheListNames) {
-  Case c = streamable(GetParam());
-  Pair pair(c);
-  pair.set_rows(rows_of(4));
-  pair.randomize(x_of, 2);
-  pair.set_logit_rows({3, 1, 2, 0});
-  for (int rows : {1, 2, 4}) {
-    pair.run([&](Side& s) { s.ops->logits({4, rows}); });
-    pair.expect_close(logits_of, tolerance(c.dtype, 2, c.hidden + 16), rows * c.vocab);
-  }
+  for (int rows : {1, 2, 4})
+    for (const Case& c : streamable(GetParam(), rows)) {
+      Pair pair(c);
+      pair.set_rows(rows_of(4));
+      pair.randomize(x_of, 2);
+      pair.set_logit_rows({3, 1, 2, 0});
+      pair.run([&](Side& s) { s.ops->logits({4, rows}); });
+      pair.expect_close(logits_of, tolerance(c.dtype, 2, c.hidden + 16), rows * c.vocab);
+    }
 }
 
 // On the executor, whose kernels never overlap, this holds the host side alone; on a GPU the waits too.
 TEST_P(CudaStream, EarlyStartsChangeNoBit) {
-  std::vector<std::vector<float>> found;
-  for (bool early : {false, true}) {
-    Case c = streamable(GetParam());
-    Pair pair(c);
-    pair.cuda.ops = make_cuda_ops(pair.cuda.dims, pair.cuda.buffers, pair.cuda.model,
-                                  pair.cuda_device().stream(), {true, early});
-    pair.set_rows(rows_of(2));
-    pair.randomize(x_of, 2);
-    pair.fill_pages();
-    const Bucket bucket{2, 2};
-    Side& s = pair.cuda;
-    for (int layer = 0; layer < 3; ++layer) {
-      s.ops->qkv(bucket, s.layer());
-      s.ops->attend(bucket, s.layer());
-      s.ops->add_project(bucket, s.buffers.o, s.layer().o_proj);
-      s.ops->gate_up(bucket, s.layer());
-      s.ops->add_project(bucket, s.buffers.h, s.layer().down_proj);
+  for (int rows : {1, 2})
+    for (const Case& c : streamable(GetParam(), rows)) {
+      std::vector<std::vector<float>> found;
+      for (bool early : {false, true}) {
+        Pair pair(c);
+        pair.cuda.ops = make_cuda_ops(pair.cuda.dims, pair.cuda.buffers, pair.cuda.model,
+                                      pair.cuda_device().stream(), {true, early});
+        pair.set_rows(rows_of(rows));
+        pair.randomize(x_of, 2);
+        pair.fill_pages();
+        const Bucket bucket{rows, rows};
+        Side& s = pair.cuda;
+        for (int layer = 0; layer < 3; ++layer) {
+          s.ops->qkv(bucket, s.layer());
+          s.ops->attend(bucket, s.layer());
+          s.ops->add_project(bucket, s.buffers.o, s.layer().o_proj);
+          s.ops->gate_up(bucket, s.layer());
+          s.ops->add_project(bucket, s.buffers.h, s.layer().down_proj);
+        }
+        s.ops->logits(bucket);
+        auto logits = s.get(s.buffers.logits);
+        logits.resize(static_cast<size_t>(rows * c.vocab));
+        found.push_back(logits);
+      }
+      EXPECT_EQ(found[0], found[1]);
+      EXPECT_FALSE(std::isnan(found[0][0]));
     }
-    s.ops->logits(bucket);
-    auto logits = s.get(s.buffers.logits);
-    logits.resize(static_cast<size_t>(2 * c.vocab));
-    found.push_back(logits);
-  }
-  EXPECT_EQ(found[0], found[1]);
-  EXPECT_FALSE(std::isnan(found[0][0]));
 }
 
 // How the columns and rows of real models are cut: everything must fit, in as few phases as the memory
 // allows.
 TEST(StreamGemm, FitsTheShapesOfRealModels) {
-  const cuda::Queue hopper{nullptr, cuda::Order::early, 132, 227 << 10};
+  const cuda::Queue hopper{nullptr, cuda::Order::early, 132, 227 << 10, true};
   const cuda::Queue small{nullptr, cuda::Order::after, 84, 99 << 10};  // GPUs of compute capability 8.6
   struct Shape {
     int N, K;
@@ -180,6 +195,8 @@ TEST(StreamGemm, FitsTheShapesOfRealModels) {
       ASSERT_TRUE(cuda::stream_gemm_fits(a, hopper)) << s.N << " x " << s.K << ", " << rows << " rows";
       EXPECT_EQ(a.phases * a.phase_columns, s.K);
       EXPECT_EQ(a.phase_columns % 128, 0);
+      EXPECT_EQ(cuda::stream_row_fits(a, hopper), rows == 1);
+      EXPECT_FALSE(cuda::stream_row_fits(a, small)) << "no bulk copies there";
     }
   cuda::StreamGemmArgs projection{};
   projection.N = projection.K = 4096;

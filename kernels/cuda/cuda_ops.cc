@@ -1,6 +1,5 @@
 #include "kernels/cuda/cuda_ops.h"
 
-#include <algorithm>
 #include <functional>
 #include <string>
 
@@ -92,6 +91,7 @@ class CudaOps : public Ops {
     attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, queue_.shared_limit);
     attribute(cudaDevAttrComputeCapabilityMajor, major);
     if (forms_.early && major >= 9) queue_.order = cuda::Order::early;
+    queue_.bulk_copies = major >= 9;
   }
 
   void embed(Bucket bucket) override {
@@ -104,8 +104,9 @@ class CudaOps : public Ops {
     a.max_context = dims_.max_context;
     a.rows_in_step = bucket.rows;
     // The step's first kernel: what copies and the step before did is done when it starts.
-    cuda::enqueue_embed(dtype_, a,
-                        {queue_.stream, cuda::Order::after, queue_.multiprocessors, queue_.shared_limit});
+    cuda::Queue after = queue_;
+    after.order = cuda::Order::after;
+    cuda::enqueue_embed(dtype_, a, after);
   }
 
   void qkv(Bucket bucket, const Layer& layer) override {
@@ -209,7 +210,6 @@ class CudaOps : public Ops {
     a.vocab_size = dims_.vocab_size;
     a.max_context = dims_.max_context;
     a.rows_in_list = bucket.logit_rows;
-    a.parts = std::min(queue_.multiprocessors, kScanParts);
     cuda::enqueue_sample(a, queue_);
   }
 

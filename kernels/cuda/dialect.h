@@ -41,8 +41,9 @@ constexpr size_t kHalfMultiprocessor = 100 << 10;  // bytes of shared memory
 struct Queue {
   cudaStream_t stream;
   Order order;
-  int multiprocessors;  // of the device: the grid of kernels that overlap
-  int shared_limit;     // bytes of shared memory that a block may ask for
+  int multiprocessors;       // of the device: the grid of kernels that overlap
+  int shared_limit;          // bytes of shared memory that a block may ask for
+  bool bulk_copies = false;  // whether the device has them: copy_bulk() does nothing before Hopper
 };
 
 // Enqueues the kernel. Throws rondo::Error, through check(), when the launch is refused; the status is the
@@ -135,8 +136,8 @@ struct AsyncCopies {
   }
 };
 
-// Copies of contiguous bytes from global to shared memory by the copy engine (Hopper's cp.async.bulk), each of
-// which lands at a Landing: a word of shared memory that counts the bytes (an mbarrier of one arrival). A
+// Copies of contiguous bytes from global to shared memory by the copy engine (Hopper's cp.async.bulk), each
+// of which lands at a Landing: a word of shared memory that counts the bytes (an mbarrier of one arrival). A
 // landing is used again and again; its uses alternate between parity 0 and 1.
 using Landing = uint64_t;
 
@@ -144,9 +145,9 @@ using Landing = uint64_t;
 // engine, after the last of a thread's prepare_landing().
 __device__ __forceinline__ void prepare_landing([[maybe_unused]] Landing* landing) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(landing)))
-               : "memory");
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(landing)))
+      : "memory");
 #endif
 }
 __device__ __forceinline__ void prepare_landings_done() {
@@ -169,8 +170,8 @@ __device__ __forceinline__ void copy_bulk([[maybe_unused]] void* shared, [[maybe
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
-      ::"r"(to),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
+      "[%3], %4;" ::"r"(to),
       "l"(global), "r"(bytes), "r"(at), "l"(policy)
       : "memory");
 #endif
@@ -208,7 +209,8 @@ __device__ __forceinline__ uint4 load_matrices([[maybe_unused]] const void* row)
   return v;
 }
 
-// The same, each matrix transposed: lane (g, t) gets elements 2 t and 2 t + 1 of column g (ldmatrix.x4.trans).
+// The same, each matrix transposed: lane (g, t) gets elements 2 t and 2 t + 1 of column g
+// (ldmatrix.x4.trans).
 __device__ __forceinline__ uint4 load_matrices_transposed([[maybe_unused]] const void* row) {
   uint4 v = make_uint4(0, 0, 0, 0);
 #if defined(__CUDA_ARCH__)

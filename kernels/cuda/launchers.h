@@ -179,7 +179,7 @@ struct SampleArgs {
   int64_t vocab_size;
   int64_t max_context;
   int rows_in_list;  // L
-  int parts;         // up to kScanParts, that a row is scanned in
+  int parts;         // up to kScanParts, that a row is scanned in: set by enqueue_sample()
 };
 void enqueue_sample(const SampleArgs& args, const Queue& queue);
 

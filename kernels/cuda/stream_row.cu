@@ -190,7 +190,7 @@ bool takes_long(const StreamGemmArgs& a) { return a.K % 1024 == 0; }
 // The launchers.
 
 bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
-  if (a.rows != 1 || a.K % 512) return false;
+  if (!queue.bulk_copies || a.rows != 1 || a.K % 512) return false;
   a.units = a.output == StreamOutput::silu_mul || a.output == StreamOutput::rope_append ? a.N / 2 : a.N;
   const int grid = queue.multiprocessors;
   const size_t bytes =

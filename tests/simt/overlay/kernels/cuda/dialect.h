@@ -35,8 +35,9 @@ enum class Order { after, early };  // blocks run one kernel after the other her
 struct Queue {
   cudaStream_t stream;
   Order order;
-  int multiprocessors;  // of the device: the grid of kernels that overlap
-  int shared_limit;     // bytes of shared memory that a block may ask for
+  int multiprocessors;       // of the device: the grid of kernels that overlap
+  int shared_limit;          // bytes of shared memory that a block may ask for
+  bool bulk_copies = false;  // whether the device has them: copy_bulk() does nothing before Hopper
 };
 
 // Queues the kernel on the stream. Throws rondo::Error, through check(), when the launch is refused.
