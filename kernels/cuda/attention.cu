@@ -332,7 +332,7 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(const AttentionArgs 
 }
 
 template <class T, int G>
-void enqueue_partial(const AttentionArgs& args, int lanes, const Queue& queue) {
+void enqueue_partial(const AttentionArgs& args, int lanes, Queue& queue) {
   const auto bytes =
       static_cast<size_t>(kWarps) *
       (kLaneWords * 32 * sizeof(uint4) + static_cast<size_t>(G * (args.head_dim + 2)) * sizeof(float));
@@ -348,7 +348,7 @@ void enqueue_partial(const AttentionArgs& args, int lanes, const Queue& queue) {
 
 // The launcher.
 
-void enqueue_attention(DType dtype, const AttentionArgs& asked, const Queue& queue) {
+void enqueue_attention(DType dtype, const AttentionArgs& asked, Queue& queue) {
   AttentionArgs args = asked;
   if (args.head_dim % 8 || args.head_dim > kMaxHeadDim || args.capacity > kMaxSplits)
     throw Error(

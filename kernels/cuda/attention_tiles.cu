@@ -418,19 +418,31 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (d >= a.head_dim) continue;
       const int64_t head = first_head + m - row * heads;
       float top = -INFINITY, l = 0, sum[4] = {0, 0, 0, 0};
-#pragma unroll 8
-      for (int piece = 0; piece < chunk.pieces; ++piece) {
-        const int64_t at = partial_at(row, piece, head);
-        const float2 ml = __ldcg(reinterpret_cast<const float2*>(a.partial_ml + at * 2));
-        const float4 v = __ldcg(reinterpret_cast<const float4*>(a.partial_o + at * a.head_dim + d));
-        const float higher = fmaxf(top, ml.x), mine = exp2f(top - reference(higher)),
-                    theirs = exp2f(ml.x - reference(higher));
-        top = higher;
-        l = l * mine + ml.y * theirs;
-        sum[0] = sum[0] * mine + v.x * theirs;
-        sum[1] = sum[1] * mine + v.y * theirs;
-        sum[2] = sum[2] * mine + v.z * theirs;
-        sum[3] = sum[3] * mine + v.w * theirs;
+      constexpr int kTogether = kMaxDim > 128 ? 4 : 8;  // pieces in flight
+#pragma unroll 1
+      for (int base = 0; base < chunk.pieces; base += kTogether) {
+        float2 ml[kTogether];
+        float4 v[kTogether];
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          ml[i] = make_float2(-INFINITY, 0);
+          v[i] = make_float4(0, 0, 0, 0);
+          if (base + i >= chunk.pieces) continue;
+          const int64_t at = partial_at(row, base + i, head);
+          ml[i] = __ldcg(reinterpret_cast<const float2*>(a.partial_ml + at * 2));
+          v[i] = __ldcg(reinterpret_cast<const float4*>(a.partial_o + at * a.head_dim + d));
+        }
+#pragma unroll
+        for (int i = 0; i < kTogether; ++i) {
+          const float higher = fmaxf(top, ml[i].x), mine = exp2f(top - reference(higher)),
+                      theirs = exp2f(ml[i].x - reference(higher));
+          top = higher;
+          l = l * mine + ml[i].y * theirs;
+          sum[0] = sum[0] * mine + v[i].x * theirs;
+          sum[1] = sum[1] * mine + v[i].y * theirs;
+          sum[2] = sum[2] * mine + v[i].z * theirs;
+          sum[3] = sum[3] * mine + v[i].w * theirs;
+        }
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) sum[j] /= l;
@@ -443,7 +455,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class T, int kMaxDim>
-void enqueue(const AttentionArgs& args, const TileShape& shape, const Queue& queue) {
+void enqueue(const AttentionArgs& args, const TileShape& shape, Queue& queue) {
   const auto bytes =
       static_cast<size_t>(kWarps * Ring<T, kMaxDim>::kElements + kPairs * (kMaxDim + kPadding)) * sizeof(T) +
       kWarps * kPairs * 2 * sizeof(float) + 16;
@@ -463,7 +475,7 @@ bool attention_tiles_fit(DType dtype, const AttentionArgs& args) {
   return dtype != DType::f32 && args.head_dim % 16 == 0 && args.head_dim <= 256;
 }
 
-void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, const Queue& queue) {
+void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& queue) {
   AttentionArgs args = asked;
   const int group = args.heads / args.kv_heads, heads = std::min(group, kPairs), rows = kPairs / heads;
   const TileShape shape{heads, rows, rows == 1 ? 0 : (65536 + heads - 1) / heads};

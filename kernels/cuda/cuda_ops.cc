@@ -92,6 +92,10 @@ class CudaOps : public Ops {
     attribute(cudaDevAttrComputeCapabilityMajor, major);
     if (forms_.early && major >= 9) queue_.order = cuda::Order::early;
     queue_.bulk_copies = major >= 9;
+    int shared = 0, reserved = 0;
+    attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, shared);
+    attribute(cudaDevAttrReservedSharedMemoryPerBlock, reserved);
+    queue_.wide_block = shared / 2 - reserved + 256;
   }
 
   void embed(Bucket bucket) override {
@@ -104,9 +108,10 @@ class CudaOps : public Ops {
     a.max_context = dims_.max_context;
     a.rows_in_step = bucket.rows;
     // The step's first kernel: what copies and the step before did is done when it starts.
-    cuda::Queue after = queue_;
-    after.order = cuda::Order::after;
-    cuda::enqueue_embed(dtype_, a, after);
+    cuda::Queue queue = queue_;
+    if (queue.order == cuda::Order::early) queue.order = cuda::Order::first;
+    cuda::enqueue_embed(dtype_, a, queue);
+    queue_.wide = queue.wide;
   }
 
   void qkv(Bucket bucket, const Layer& layer) override {

@@ -30,19 +30,24 @@ struct Identity {
 // How a launch is ordered behind the kernel before it on the stream. `early`: it may start while that kernel
 // still runs (programmatic dependent launch); the kernel then calls wait_for_previous() before it reads or
 // writes anything that a kernel of this step writes.
-//
-// Kernels that overlap have a block for each multiprocessor and ask for so much shared memory that two blocks
-// fit on one, not three. So each multiprocessor always holds a block of the kernel that runs and one of the
-// next: a new kernel's blocks find one place free on each. With smaller blocks two of one kernel would meet
-// on one multiprocessor, and all would wait for that one.
-enum class Order { after, early };
-constexpr size_t kHalfMultiprocessor = 100 << 10;  // bytes of shared memory
+// `first`: it starts when all before it has ended, but the next ones overlap with it.
+enum class Order { after, first, early };
+
+// Kernels that overlap have a block on each multiprocessor, those of the one that runs and those of the next.
+// Two blocks of one kernel that met on a multiprocessor would be waited for by all others, and the next
+// kernel's would meet there too, to the end of the step. So every second kernel has wide blocks: they ask for
+// a little more than half of the shared memory, and no two of them fit. A narrow block asks for less than
+// half, and for so much that no two of them fit beside a wide one, where each of them must go: a wide block
+// is there until the kernel before it has ended.
+constexpr size_t kNarrowBlock = 100 << 10;  // bytes of shared memory, at least
 
 struct Queue {
   cudaStream_t stream;
   Order order;
   int multiprocessors;       // of the device: the grid of kernels that overlap
   int shared_limit;          // bytes of shared memory that a block may ask for
+  int wide_block = 0;        // bytes of shared memory of which no two fit on a multiprocessor
+  bool wide = false;         // whether the next such kernel has wide blocks
   bool bulk_copies = false;  // whether the device has them: copy_bulk() does nothing before Hopper
 };
 
@@ -53,7 +58,7 @@ void launch(const Queue& queue, void (*kernel)(P...), dim3 grid, dim3 block, siz
   static_assert(sizeof...(P) == sizeof...(A), "a kernel takes all of its arguments");
   // Kernels that overlap must agree on how a multiprocessor's memory is split between L1 and shared memory:
   // it cannot change while one runs.
-  if (queue.order == Order::early)
+  if (queue.order != Order::after)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                cudaSharedmemCarveoutMaxShared),
           "cudaFuncSetAttribute");
@@ -81,12 +86,17 @@ void allow_shared(void (*kernel)(P...), int bytes) {
 
 // A kernel that overlaps with others: a block for each multiprocessor, whatever there is to do.
 template <class... P, class... A>
-void launch_spread(const Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
+void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
   if (shared_bytes > 0)
     allow_shared(kernel, queue.shared_limit);
-  else if (queue.order == Order::early)
-    allow_shared(kernel, static_cast<int>(kHalfMultiprocessor));
-  if (queue.order == Order::early && shared_bytes < kHalfMultiprocessor) shared_bytes = kHalfMultiprocessor;
+  else if (queue.order != Order::after)
+    allow_shared(kernel, queue.wide_block);
+  if (queue.order != Order::after) {
+    const bool wide = queue.wide && queue.order != Order::first;
+    const size_t least = wide ? static_cast<size_t>(queue.wide_block) : kNarrowBlock;
+    if (shared_bytes < least) shared_bytes = least;
+    queue.wide = !wide;
+  }
   launch(queue, kernel, dim3(static_cast<unsigned>(queue.multiprocessors)), block, shared_bytes, args...);
 }
 

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const EmbedArgs a) {
 
 // The launcher.
 
-void enqueue_embed(DType dtype, const EmbedArgs& args, const Queue& queue) {
+void enqueue_embed(DType dtype, const EmbedArgs& args, Queue& queue) {
   dispatch(dtype, "embed",
            [&]<class T>(T*) { launch_spread(queue, embed_kernel<T>, dim3(kThreads), 0, args); });
 }

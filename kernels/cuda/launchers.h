@@ -39,7 +39,7 @@ struct EmbedArgs {
   int64_t max_context;
   int rows_in_step;  // R
 };
-void enqueue_embed(DType dtype, const EmbedArgs& args, const Queue& queue);
+void enqueue_embed(DType dtype, const EmbedArgs& args, Queue& queue);
 
 struct RmsNormArgs {
   const float* x;         // [R, H]
@@ -50,7 +50,7 @@ struct RmsNormArgs {
   int rows;
   float eps;
 };
-void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, const Queue& queue);
+void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, Queue& queue);
 
 struct RopeTables {
   const float* inv_freq;       // [head_dim / 2]
@@ -87,7 +87,7 @@ struct RopeAppendArgs {
   int head_dim;
   float eps;
 };
-void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, const Queue& queue);
+void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, Queue& queue);
 
 struct AttentionArgs {
   const Row* rows;      // [R]
@@ -103,17 +103,17 @@ struct AttentionArgs {
   int heads;
   int kv_heads;
   int head_dim;
-  int rows_in_step;  // R
-  int capacity;      // S: partial results that there is room for per row
-  bool look_ahead;   // whether what earlier steps wrote is read before the kernel before has ended: for few
-                     // rows
-  int splits;        // up to S of them are used: set by enqueue_attention()
+  int rows_in_step;   // R
+  int capacity;       // S: partial results that there is room for per row
+  bool look_ahead;    // whether what earlier steps wrote is read before the kernel before has ended: for few
+                      // rows
+  int splits;         // up to S of them are used: set by enqueue_attention()
   int longest_chunk;  // likewise: positions
 };
-void enqueue_attention(DType dtype, const AttentionArgs& args, const Queue& queue);
+void enqueue_attention(DType dtype, const AttentionArgs& args, Queue& queue);
 // The form of it that runs on tensor cores: for 16-bit types and a head_dim that is a multiple of 16.
 bool attention_tiles_fit(DType dtype, const AttentionArgs& args);
-void enqueue_attention_tiles(DType dtype, const AttentionArgs& args, const Queue& queue);
+void enqueue_attention_tiles(DType dtype, const AttentionArgs& args, Queue& queue);
 
 struct SiluMulArgs {
   const void* gate_up;  // T [R, 2 F]
@@ -121,14 +121,14 @@ struct SiluMulArgs {
   void* h;              // T [R, F]
   int64_t intermediate_size;
 };
-void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, const Queue& queue);
+void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, Queue& queue);
 
 struct AddBiasArgs {
   float* x;          // [R, N]
   const void* bias;  // T [N]
   int64_t columns;   // N
 };
-void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, const Queue& queue);
+void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, Queue& queue);
 
 // in W^T for a few rows, with what comes before and after it.
 enum class StreamInput { norm, plain };  // in: float x [.., K], normalised; T [R, K] as it is
@@ -160,10 +160,10 @@ struct StreamGemmArgs {
 };
 // Whether the kernel can do it (R up to 16, K a multiple of 8, shared memory), and how.
 bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);
-void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, const Queue& queue);
+void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, Queue& queue);
 // The form of it for one row, K a multiple of 512.
 bool stream_row_fits(StreamGemmArgs& args, const Queue& queue);
-void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, const Queue& queue);
+void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue);
 
 struct SampleArgs {
   const Row* rows;            // [R]
@@ -181,6 +181,6 @@ struct SampleArgs {
   int rows_in_list;  // L
   int parts;         // up to kScanParts, that a row is scanned in: set by enqueue_sample()
 };
-void enqueue_sample(const SampleArgs& args, const Queue& queue);
+void enqueue_sample(const SampleArgs& args, Queue& queue);
 
 }  // namespace rondo::cuda

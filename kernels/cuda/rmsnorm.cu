@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) rmsnorm_kernel(const RmsNormArgs a) 
 
 // The launcher.
 
-void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, const Queue& queue) {
+void enqueue_rmsnorm(DType dtype, const RmsNormArgs& args, Queue& queue) {
   dispatch(dtype, "rmsnorm", [&]<class T>(T*) {
     if (args.rows <= queue.multiprocessors)
       launch_spread(queue, rmsnorm_kernel<T>, dim3(kThreads), 0, args);

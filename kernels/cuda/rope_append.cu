@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppe
 
 // The launcher.
 
-void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, const Queue& queue) {
+void enqueue_rope_append(DType dtype, const RopeAppendArgs& args, Queue& queue) {
   dispatch(dtype, "rope_append",
            [&]<class T>(T*) { launch_spread(queue, rope_append_kernel<T>, dim3(32 * kWarps), 0, args); });
 }

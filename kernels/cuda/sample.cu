@@ -378,7 +378,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleArgs a)
 
 // The launcher.
 
-void enqueue_sample(const SampleArgs& asked, const Queue& queue) {
+void enqueue_sample(const SampleArgs& asked, Queue& queue) {
   SampleArgs args = asked;
   const int parts = (kScanBlocks * queue.multiprocessors + args.rows_in_list - 1) / args.rows_in_list;
   args.parts = std::clamp(parts, 1, std::min(queue.multiprocessors, kScanParts));

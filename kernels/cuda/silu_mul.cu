@@ -60,13 +60,13 @@ __global__ void __launch_bounds__(kThreads) add_bias_kernel(const AddBiasArgs a)
 
 // The launchers.
 
-void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, const Queue& queue) {
+void enqueue_silu_mul(DType dtype, const SiluMulArgs& args, int rows, Queue& queue) {
   const dim3 grid(blocks_for(args.intermediate_size), static_cast<unsigned>(rows));
   dispatch(dtype, "silu_mul",
            [&]<class T>(T*) { launch(queue, silu_mul_kernel<T>, grid, dim3(kThreads), 0, args); });
 }
 
-void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, const Queue& queue) {
+void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, Queue& queue) {
   const dim3 grid(blocks_for(args.columns), static_cast<unsigned>(rows));
   dispatch(dtype, "add_bias",
            [&]<class T>(T*) { launch(queue, add_bias_kernel<T>, grid, dim3(kThreads), 0, args); });

@@ -307,7 +307,7 @@ bool stream_gemm_fits(StreamGemmArgs& a, const Queue& queue) {
   return false;
 }
 
-void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, const Queue& queue) {
+void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, Queue& queue) {
   const size_t bytes = shared_bytes(args, queue.multiprocessors);
   const auto run = [&](auto kernel) { launch_spread(queue, kernel, dim3(kThreads), bytes, args); };
   const auto pick = [&]<class T>(T*) {

@@ -171,7 +171,7 @@ struct Form {
     return static_cast<size_t>(kWarps * kDepth * kChunk * 2 + a.K * 2 + kWarps * kDepth * 8 + kWarps * 4 +
                                rows_of_w * (a.K / kChunk) * 4);
   }
-  static void enqueue(const StreamGemmArgs& a, const Queue& queue) {
+  static void enqueue(const StreamGemmArgs& a, Queue& queue) {
     launch_spread(queue, stream_row_kernel<T, kChunk, kDepth>, dim3(kThreads),
                   shared_bytes(a, queue.multiprocessors), a);
   }
@@ -198,7 +198,7 @@ bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
   return bytes <= static_cast<size_t>(queue.shared_limit);
 }
 
-void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, const Queue& queue) {
+void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue) {
   const auto pick = [&]<class T>(T*) {
     takes_long(args) ? Long<T>::enqueue(args, queue) : Short<T>::enqueue(args, queue);
   };

@@ -29,14 +29,16 @@
 
 namespace rondo::cuda {
 
-constexpr size_t kHalfMultiprocessor = 100 << 10;
-enum class Order { after, early };  // blocks run one kernel after the other here, whatever was asked
+constexpr size_t kNarrowBlock = 100 << 10;
+enum class Order { after, first, early };  // blocks run one kernel after the other here, whatever was asked
 
 struct Queue {
   cudaStream_t stream;
   Order order;
   int multiprocessors;       // of the device: the grid of kernels that overlap
   int shared_limit;          // bytes of shared memory that a block may ask for
+  int wide_block = 0;        // bytes of shared memory of which no two fit on a multiprocessor
+  bool wide = false;         // whether the next such kernel has wide blocks
   bool bulk_copies = false;  // whether the device has them: copy_bulk() does nothing before Hopper
 };
 
@@ -76,12 +78,17 @@ void allow_shared(void (*kernel)(P...), int bytes) {
 }
 
 template <class... P, class... A>
-void launch_spread(const Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
+void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
   if (shared_bytes > 0)
     allow_shared(kernel, queue.shared_limit);
-  else if (queue.order == Order::early)
-    allow_shared(kernel, static_cast<int>(kHalfMultiprocessor));
-  if (queue.order == Order::early && shared_bytes < kHalfMultiprocessor) shared_bytes = kHalfMultiprocessor;
+  else if (queue.order != Order::after)
+    allow_shared(kernel, queue.wide_block);
+  if (queue.order != Order::after) {
+    const bool wide = queue.wide && queue.order != Order::first;
+    const size_t least = wide ? static_cast<size_t>(queue.wide_block) : kNarrowBlock;
+    if (shared_bytes < least) shared_bytes = least;
+    queue.wide = !wide;
+  }
   launch(queue, kernel, dim3(static_cast<unsigned>(queue.multiprocessors)), block, shared_bytes, args...);
 }
 
