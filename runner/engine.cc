@@ -40,6 +40,11 @@ std::vector<Output> Engine::step() {
   return impl_->core.step();
 }
 
+std::vector<Output> Engine::step(bool ahead) {
+  EngineCore::Turn turn(impl_->core);
+  return impl_->core.step(ahead);
+}
+
 bool Engine::busy() const {
   EngineCore::Turn turn(impl_->core);
   return impl_->core.scheduler().busy();

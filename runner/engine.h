@@ -53,6 +53,9 @@ struct EngineOptions {
   bool share_prefixes = true;  // sequences that begin with the same tokens share the pages that hold them
   // Row buckets, ascending; empty: 1..8 16 24 32 48 64 96 128 192 256 512 up to max_rows.
   std::vector<int> buckets;
+  // While the device makes one step, the next is enqueued, where it has the same rows one position on. Where
+  // steps are replayed graphs; elsewhere it changes nothing. Stats::steps_ahead and wasted_rows count it.
+  bool launch_ahead = true;
   int threads = 0;              // of the CPU backend; 0: one per core
   bool random_weights = false;  // Engine::open takes a config.json's path, and no checkpoint is read
   uint64_t weights_seed = 0;
@@ -145,6 +148,7 @@ struct LogEvent {
   int max_new_tokens = 0;  // Resume
   int slot = 0;            // Admit, Preempt
   FinishReason finish = FinishReason::None;
+  bool ahead = false;  // Step: it was planned before the step in front of it had been made
   std::shared_ptr<const Request> request;               // Add
   std::shared_ptr<const Sampling> sampling;             // Fork
   std::vector<int32_t> drafts;                          // Verify
@@ -176,9 +180,12 @@ struct Stats {
   uint64_t eager_warm_up = 0;    // eager runs before capture
   uint64_t eager_samples = 0;    // draws made again, outside the graph, behind a LogitsCallback
   uint64_t host_logit_rows = 0;  // rows that a LogitsCallback was called for
+  uint64_t steps_ahead = 0;      // steps that were enqueued before the one in front had been made
   uint64_t rows = 0;             // rows that were tokens
-  uint64_t padded_rows = 0;      // rows that filled a bucket
-  uint64_t tokens = 0;           // tokens made
+  // Of those, in a step ahead, what was not wanted any more: the sequence had ended meanwhile.
+  uint64_t wasted_rows = 0;
+  uint64_t padded_rows = 0;   // rows that filled a bucket
+  uint64_t tokens = 0;        // tokens made
   double host_seconds = 0;    // spent in step(), the wait for the device apart (on the CPU: the step itself)
   double wait_seconds = 0;    // spent waiting for the device
   uint64_t waiting = 0;       // sequences in the queue now
@@ -284,7 +291,9 @@ class Engine {
   const std::vector<int32_t>& eos_token_ids() const;
 
  private:
+  friend std::vector<Output> replay_events(Engine& engine, const std::vector<LogEvent>& events);
   struct Impl;
+  std::vector<Output> step(bool ahead);  // as the log says that it was, whatever the options
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -84,8 +84,11 @@ std::string prometheus_text(const Stats& s) {
   out.value("reason=\"warm_up\"", s.eager_warm_up);
   out.value("reason=\"on_logits\"", s.eager_samples);
   out.counter("host_logit_rows_total", "Logit rows that a callback was called for.", s.host_logit_rows);
+  out.counter("steps_ahead_total", "Steps enqueued before the one in front had been made.", s.steps_ahead);
   out.counter("rows_total", "Rows that were tokens.", s.rows);
   out.counter("padded_rows_total", "Rows that filled a bucket.", s.padded_rows);
+  out.counter("wasted_rows_total", "Rows of sequences that ended while their step was in flight.",
+              s.wasted_rows);
   out.counter("tokens_total", "Tokens made.", s.tokens);
   out.counter("host_seconds_total", "Time in steps, the wait for the device apart.", s.host_seconds);
   out.counter("wait_seconds_total", "Time in which steps waited for the device.", s.wait_seconds);

@@ -124,7 +124,8 @@ typedef struct rondo_options {
   uint64_t weights_seed;
   bool random_weights;
   bool share_prefixes;
-  uint8_t reserved[6];
+  bool launch_ahead;
+  uint8_t reserved[5];
   // While weights are loaded; anything but 0 ends the load with RONDO_STOPPED.
   int (*progress)(void* user, uint64_t done, uint64_t total);
   void* progress_user;
@@ -291,8 +292,10 @@ typedef struct rondo_stats {
   uint64_t eager_warm_up;
   uint64_t eager_samples;
   uint64_t host_logit_rows;
+  uint64_t steps_ahead;
   uint64_t rows;
   uint64_t padded_rows;
+  uint64_t wasted_rows;
   uint64_t tokens;
   double host_seconds;
   double wait_seconds;

@@ -46,8 +46,10 @@ rondo_stats to_stats(const Stats& stats, const std::vector<rondo_bucket_stats>& 
   c.eager_warm_up = stats.eager_warm_up;
   c.eager_samples = stats.eager_samples;
   c.host_logit_rows = stats.host_logit_rows;
+  c.steps_ahead = stats.steps_ahead;
   c.rows = stats.rows;
   c.padded_rows = stats.padded_rows;
+  c.wasted_rows = stats.wasted_rows;
   c.tokens = stats.tokens;
   c.host_seconds = stats.host_seconds;
   c.wait_seconds = stats.wait_seconds;

@@ -158,7 +158,7 @@ bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, const Queue& queue);
 
 struct SampleArgs {
-  const Row* rows;            // [R]
+  Row* rows;                  // [R], moved on to the next step
   const int32_t* logit_rows;  // [L]
   const SlotParams* slots;    // [slots]
   const int32_t* history;     // [slots, max_context]

@@ -122,6 +122,8 @@ void add_run_flags(CLI::App* app, ModelFlags* flags) {
   add_text(app, "--graph", "MODE",
            "auto (capture at start where there are graphs), require, lazy or off [auto]",
            [=](const std::string& text) { set_graph(text, *engine); });
+  app->add_flag("!--no-launch-ahead", engine->launch_ahead,
+                "A step is enqueued only when the one in front has been made");
   add_integer(app, "--threads", &engine->threads, 1, 4096, "Threads of the CPU backend [one per core]");
 }
 
