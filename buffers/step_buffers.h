@@ -150,6 +150,7 @@ struct StepBuffers {
   View top;         // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid
   View token_words;  // u32 [L, V]: what the penalties and biases of a row have to know of each token
   View scans;        // u8 [L, kScanParts, 24], struct LogitScan
+  View loop;         // u8: struct LoopControl, then struct LoopSlot [slots] (buffers/loop_buffers.h)
   View workspace;    // u8 [workspace_bytes]
 };
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);

@@ -152,6 +152,7 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
                                          backend_.make_recorder ? backend_.make_recorder() : nullptr);
   launch_ahead_ = options.launch_ahead && replayer_->policy() != ReplayPolicy::Off;
   prepare();
+  prepare_loops(options.one_launch);
 }
 
 void EngineCore::prepare() {
@@ -182,12 +183,17 @@ EngineCore::~EngineCore() {
 void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
                      std::span<const Sequence* const> sequences) {
   const Range range(*backend_.device, "step");
+  write_step(rows, logit_rows, sequences);
+  replay(rows.size());
+}
+
+void EngineCore::write_step(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+                            std::span<const Sequence* const> sequences) {
   inputs_->begin();
   std::copy(rows.begin(), rows.end(), inputs_->rows().begin());
   std::copy(logit_rows.begin(), logit_rows.end(), inputs_->logit_rows().begin());
   for (const Sequence* sequence : sequences) write_inputs(*sequence);
   inputs_->upload();
-  replay(rows.size());
 }
 
 void EngineCore::replay(size_t rows) {
@@ -265,6 +271,7 @@ Stats EngineCore::stats() const {
   stats.prefix_tokens = counts.prefix_tokens;
   stats.forks = counts.forks;
   stats.wasted_rows += counts.wasted_rows;
+  stats.tokens = counts.tokens;
   stats.drafted_tokens = counts.drafted_tokens;
   stats.accepted_drafts = counts.accepted_drafts;
   stats.finished = counts.finished;
@@ -276,6 +283,7 @@ Stats EngineCore::stats() const {
   for (const Arena* arena : arenas()) stats.device_bytes += arena->bytes();
   stats.device = backend_.device->description();
   stats.backend = backend_.name;
+  stats.one_launch = one_launch_;
   const char* policies[] = {"start", "lazy", "off"};
   stats.graph = policies[static_cast<int>(replayer_->policy())];
   for (const auto& [rows, cost] : replay.recordings)

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,8 +14,10 @@
 #include <vector>
 
 #include "buffers/arena.h"
+#include "buffers/loop_buffers.h"
 #include "buffers/step_inputs.h"
 #include "graphs/replay.h"
+#include "kernels/loop_end.h"
 #include "kernels/ops.h"
 #include "runner/backend.h"
 #include "runner/inbox.h"
@@ -26,6 +29,8 @@ namespace rondo {
 
 class EngineCore {
  public:
+  using Each = std::function<void(const Output&)>;
+
   EngineCore(const std::string& path, const EngineOptions& options);
   ~EngineCore();
 
@@ -37,7 +42,9 @@ class EngineCore {
   // Within a Turn.
   std::vector<Output> step();
   // `ahead`: leaves the step's successor in flight where that can be, whatever the options say.
-  std::vector<Output> step(bool ahead);
+  // `again`: plans it as a step of a run, where none is in flight.
+  std::vector<Output> step(bool ahead, bool again = false);
+  void generate(const Each& each);
   int verify(SequenceId sequence, const std::vector<int32_t>& drafts);
   SequenceId fork(SequenceId sequence, const Sampling& sampling);
   std::vector<std::byte> save(SequenceId sequence);
@@ -91,6 +98,8 @@ class EngineCore {
   uint64_t page_bytes() const;  // K and V of one page in all layers
   void run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
            std::span<const Sequence* const> sequences);
+  void write_step(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+                  std::span<const Sequence* const> sequences);
   void replay(size_t rows);
   void write_inputs(const Sequence& sequence);
   void call_back(const StepPlan& plan);
@@ -101,7 +110,13 @@ class EngineCore {
   void drop_flight();
   void note_time(double took, double waited);
   int make_step(const StepPlan& plan);
-  void advance(bool ahead);
+  void advance(bool ahead, bool again);
+  void hand_out(std::vector<Output> outputs, const Each& each);
+  void prepare_loops(bool wanted);
+  Recording* loop_of(int bucket);
+  bool run_loop(const Each& each);
+  void launch_loop(const StepPlan& plan, int steps, Recording& recording);
+  void follow_loop(StepPlan plan, const Each& each);
   // Runs device work; remembers a lost device, and leaves the stream idle after any failure.
   void guarded(const std::function<void()>& work);
 
@@ -120,6 +135,12 @@ class EngineCore {
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Replayer> replayer_;
   std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<LoopBuffers> loop_;  // null: one_launch is not asked for, or cannot be
+  std::unique_ptr<LoopEnd> loop_end_;
+  std::unique_ptr<Recorder> loop_recorder_;
+  std::map<int, std::unique_ptr<Recording>> loops_;  // by bucket
+  std::unique_ptr<Event> loop_done_;
+  std::string one_launch_ = "off";  // Stats::one_launch
   bool launch_ahead_ = false;
   std::optional<Flight> flight_;  // of the scheduler's ahead()
   Stats counters_;

@@ -108,7 +108,7 @@ int EngineCore::make_step(const StepPlan& plan) {
 // Commits the step in flight, or the one planned now; with `ahead`, and where that can be, leaves its
 // successor in flight. Whatever fails, of this step or of its successor, drops both: nothing has been
 // committed, and the step is planned again.
-void EngineCore::advance(bool ahead) {
+void EngineCore::advance(bool ahead, bool again) {
   const auto start = Clock::now();
   const double waited = counters_.wait_seconds;
   std::optional<Flight> flight, next;
@@ -117,7 +117,7 @@ void EngineCore::advance(bool ahead) {
     flight = std::exchange(flight_, std::nullopt);
     plan = scheduler_->take_ahead();
   } else {
-    plan = scheduler_->plan();
+    plan = again ? scheduler_->plan_again() : scheduler_->plan();
     if (plan.rows.empty()) return;
   }
   try {
@@ -136,12 +136,10 @@ void EngineCore::advance(bool ahead) {
 
 std::vector<Output> EngineCore::step() { return step(launch_ahead_); }
 
-std::vector<Output> EngineCore::step(bool ahead) {
+std::vector<Output> EngineCore::step(bool ahead, bool again) {
   if (flight_ && !scheduler_->ahead_is_wanted()) drop_flight();
-  advance(ahead);
-  auto outputs = scheduler_->take_outputs();
-  for (const Output& output : outputs) counters_.tokens += output.token >= 0;
-  return outputs;
+  advance(ahead, again);
+  return scheduler_->take_outputs();
 }
 
 }  // namespace rondo

@@ -10,7 +10,7 @@ namespace {
 
 class Replay {
  public:
-  using Step = std::function<std::vector<Output>(bool ahead)>;
+  using Step = std::function<std::vector<Output>(bool ahead, bool again)>;
   Replay(Engine& engine, Step step) : engine_(engine), step_(std::move(step)) {}
 
   // `ahead`: the step behind this event, if it is one, was planned before this one had been made.
@@ -27,7 +27,7 @@ class Replay {
         engine_.verify(here(event.sequence), event.drafts);
         verified_ = true;
         return;
-      case Kind::Step: return step(ahead);
+      case Kind::Step: return step(ahead, event.again);
       case Kind::Admit:
       case Kind::Preempt:
       case Kind::Finish: return;
@@ -35,11 +35,11 @@ class Replay {
   }
 
   // The step that a Verify made is in the log too.
-  void step(bool ahead) {
+  void step(bool ahead, bool again) {
     if (verified_)
       verified_ = false;
     else
-      take(step_(ahead));
+      take(step_(ahead, again));
   }
 
   std::vector<Output> finish() {
@@ -72,7 +72,7 @@ class Replay {
 }  // namespace
 
 std::vector<Output> replay_events(Engine& engine, const std::vector<LogEvent>& events) {
-  Replay replay(engine, [&engine](bool ahead) { return engine.step(ahead); });
+  Replay replay(engine, [&engine](bool ahead, bool again) { return engine.step(ahead, again); });
   // Whether the next step was planned ahead has to be known when the one in front is made.
   std::vector<bool> ahead(events.size());
   bool next = false;

@@ -144,6 +144,7 @@ EngineOptions to_options(const rondo_options* given) {
   options.page_size = c.page_size;
   options.share_prefixes = c.share_prefixes;
   options.launch_ahead = c.launch_ahead;
+  options.one_launch = c.one_launch;
   options.buckets = copied(c.buckets, c.bucket_count, "rondo_options: buckets");
   options.threads = c.threads;
   options.random_weights = c.random_weights;

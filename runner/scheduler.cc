@@ -218,4 +218,8 @@ void Scheduler::take_back(Sequence& lent) { pages_.release(lent); }
 
 std::vector<Output> Scheduler::take_outputs() { return std::exchange(outputs_, {}); }
 
+void Scheduler::return_outputs(std::span<const Output> outputs) {
+  outputs_.insert(outputs_.begin(), outputs.begin(), outputs.end());
+}
+
 }  // namespace rondo

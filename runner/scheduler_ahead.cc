@@ -8,12 +8,17 @@ namespace rondo {
 
 bool Scheduler::somebody_may_come() const { return !waiting_.empty() && !free_slots_.empty() && !blocked_; }
 
+// Whether nothing but its own token stands between the share's sequence and its next row.
+bool Scheduler::decodes_alone(const StepPlan::Share& share) const {
+  if (!share.sequence || share.rows != 1 || share.logit_row < 0 || !share.drafts.empty()) return false;
+  return share.sequence->draft_tokens == 0 && !share.sequence->on_logits;
+}
+
 // Whether the share's sequence has one row in the next step too, as far as can be known before its token. A
 // stop token or a stop sequence cannot be.
 bool Scheduler::goes_on(const StepPlan::Share& share) const {
-  if (!share.sequence || share.rows != 1 || share.logit_row < 0 || !share.drafts.empty()) return false;
+  if (!decodes_alone(share)) return false;
   const Sequence& sequence = *share.sequence;
-  if (sequence.draft_tokens > 0 || sequence.on_logits) return false;
   const auto position = static_cast<int64_t>(sequence.tokens.size());  // of the token that is being drawn
   if (position + 1 >= sequence.max_length || position >= dims_.max_context) return false;
   const auto page = static_cast<size_t>(position / dims_.page_size);

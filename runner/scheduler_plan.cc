@@ -219,6 +219,7 @@ bool Scheduler::take_token(Sequence& sequence, const Sampled& sampled, std::span
     return false;
   }
   sequence.tokens.push_back(sampled.token);
+  ++counts_.tokens;
   const auto length = static_cast<int64_t>(sequence.tokens.size());
   FinishReason finish = FinishReason::None;
   if (stops(sequence))
@@ -244,6 +245,7 @@ int Scheduler::commit(const StepPlan& plan, std::span<const Sampled> sampled, st
   event.kind = LogEvent::Kind::Step;
   event.length = static_cast<int64_t>(plan.rows.size());
   event.ahead = plan.ahead;
+  event.again = plan.again;
   log(std::move(event));
   ++steps_;
   int right = 0;

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "buffers/error.h"
+#include "buffers/loop_buffers.h"
 #include "buffers/step_buffers.h"
 #include "kernels/cuda/dialect.h"
 
@@ -174,5 +175,22 @@ struct SampleArgs {
   int parts;         // up to kScanParts, that a row is scanned in
 };
 void enqueue_sample(const SampleArgs& args, const Queue& queue);
+
+struct LoopEndArgs {
+  Row* rows;                  // [R]
+  const int32_t* logit_rows;  // [L]
+  const Sampled* sampled;     // [L]
+  const TopToken* top;        // [L, kMaxTopTokens]
+  LoopControl* control;
+  LoopSlot* slots;  // [slots]
+  // in host memory
+  LoopMail* mail;
+  Sampled* mail_sampled;  // [kLoopSteps, logit_rows_capacity]
+  TopToken* mail_top;     // [kLoopSteps, logit_rows_capacity, kMaxTopTokens]
+  uint64_t condition;
+  int64_t logit_rows_capacity;
+};
+void prepare_loop_end();  // loads the kernel, which can only run in a loop
+void enqueue_loop_end(const LoopEndArgs& args, const Queue& queue);
 
 }  // namespace rondo::cuda
