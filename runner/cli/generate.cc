@@ -168,6 +168,10 @@ class Generation {
     std::string line = fmt::format("{} tokens, {:.1f} tokens/s, {:.3f} ms/token, {} replays of {} steps, {}",
                                    timings_.tokens, timings_.tokens_per_second(), timings_.ms_per_token(),
                                    stats.replays, stats.steps, stats.device);
+    if (options_.target.engine.one_launch)
+      line += stats.one_launch == "on"
+                  ? fmt::format(", {} steps in {} launches", stats.loop_steps, stats.loops)
+                  : fmt::format(", no loops: {}", stats.one_launch);
     size_t full = 0;
     for (const Sequence& sequence : sequences_) full += sequence.finish == FinishReason::ContextFull;
     if (full > 0)
