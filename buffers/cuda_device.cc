@@ -96,6 +96,16 @@ class CudaEvent : public Event {
     refuse_forked_child(owner_);
     check(cudaEventSynchronize(event_), "cudaEventSynchronize, waiting for the device's work");
   }
+  bool reached() override {
+    refuse_forked_child(owner_);
+    const cudaError_t status = cudaEventQuery(event_);
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();  // an answer, which nobody's next call should find
+      return false;
+    }
+    check(status, "cudaEventQuery");
+    return true;
+  }
   double elapsed_ms(const Event& start) const override {
     refuse_forked_child(owner_);
     float ms = 0;

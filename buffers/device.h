@@ -27,8 +27,9 @@ class Block {
 class Event {
  public:
   virtual ~Event() = default;
-  virtual void record() = 0;  // here, behind everything enqueued so far
-  virtual void wait() = 0;    // until the recorded point is reached; returns at once if none was recorded
+  virtual void record() = 0;   // here, behind everything enqueued so far
+  virtual void wait() = 0;     // until the recorded point is reached; returns at once if none was recorded
+  virtual bool reached() = 0;  // whether wait() would return at once
   // Milliseconds that the device took from `start` to here. Both are timed events, recorded and waited for.
   virtual double elapsed_ms(const Event& start) const = 0;
 };

@@ -15,8 +15,9 @@ class PagePool {
 
   int64_t free() const { return unused() + cached_; }  // that take() can give
   int64_t used() const { return total() - free(); }
-  int64_t shared() const { return shared_; }  // held more than once
-  int64_t cached() const { return cached_; }  // held by nobody, and kept
+  int64_t shared() const { return shared_; }                               // held more than once
+  int64_t cached() const { return cached_; }                               // held by nobody, and kept
+  int64_t unused() const { return static_cast<int64_t>(unused_.size()); }  // neither held nor kept
   int64_t total() const { return static_cast<int64_t>(pages_.size()) - 1; }
 
   // `count` pages, each held once, or none at all and false. Pages that nobody holds and that were kept go
@@ -41,7 +42,6 @@ class PagePool {
   };
   Page& at(int32_t page) { return pages_[static_cast<size_t>(page)]; }
   const Page& at(int32_t page) const { return pages_[static_cast<size_t>(page)]; }
-  int64_t unused() const { return static_cast<int64_t>(unused_.size()); }
   void link(int32_t page);
   void unlink(int32_t page);
 

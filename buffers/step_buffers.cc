@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "buffers/loop_buffers.h"
+
 namespace rondo {
 namespace {
 
@@ -53,6 +55,7 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.top = layout.place("top_tokens", DType::u8, {L, kMaxTopTokens, int64_t{sizeof(TopToken)}});
   b.token_words = layout.place("token_words", DType::u32, {L, d.vocab_size});
   b.scans = layout.place("scans", DType::u8, {L, kScanParts, int64_t{sizeof(LogitScan)}});
+  b.loop = layout.place("loop", DType::u8, {static_cast<int64_t>(loop_bytes(d))});
   b.workspace = layout.place("workspace", DType::u8, {static_cast<int64_t>(d.workspace_bytes)});
   return b;
 }

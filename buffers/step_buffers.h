@@ -44,7 +44,9 @@ struct SlotParams {
   int32_t held_back = 0;   // entries behind those, which count while the sequence is shorter than min_length
   int32_t min_length = 0;  // tokens, the prompt's among them
   int32_t top_logprobs = 0;  // how many of the likeliest tokens `sample` lists
-  int32_t reserved[2] = {};
+  // Up to which `sample` moves the slot's rows on: one that stands there, or behind it, keeps its position.
+  int32_t last_position = 0;
+  int32_t reserved = 0;
 };
 static_assert(sizeof(SlotParams) == 64);
 
@@ -126,7 +128,7 @@ Bucket bucket_of(const StepDims& dims, int rows);
 int attention_splits(const StepDims& dims, int rows);
 
 struct StepBuffers {
-  // the input block: written by the host before a step, read by kernels
+  // the input block: written by the host before a step, read by kernels, and by `sample` moved on to the next
   View rows;         // i32 [R, 4], struct Row
   View logit_rows;   // i32 [L]: which row each logit row takes; unused entries are 0
   View page_tables;  // i32 [slots, pages_per_slot]
@@ -149,6 +151,7 @@ struct StepBuffers {
   View top;         // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid
   View token_words;  // u32 [L, V]: what the penalties and biases of a row have to know of each token
   View scans;        // u8 [L, kScanParts, 24], struct LogitScan
+  View loop;         // u8: struct LoopControl, then struct LoopSlot [slots] (buffers/loop_buffers.h)
   View workspace;    // u8 [workspace_bytes]
 };
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);

@@ -77,7 +77,9 @@ void StepInputs::write_history(int slot, std::span<const int32_t> tokens) {
 
 void StepInputs::upload() {
   device_.write(buffers_.rows.data, mirror(), tables_offset_);
-  ring_[current_].copied->record();
+  end_without_rows();
 }
+
+void StepInputs::end_without_rows() { ring_[current_].copied->record(); }
 
 }  // namespace rondo

@@ -23,7 +23,7 @@ class StepInputs {
   std::span<Row> rows();            // [max_rows]
   std::span<int32_t> logit_rows();  // [max_logit_rows]
 
-  // Between begin() and upload(), each at most once per slot:
+  // Between begin() and upload() or end_without_rows(), each at most once per slot:
   // a slot's parameters and biases, those held back behind the others;
   void write_slot(int slot, const SlotParams& params, std::span<const SlotBias> biases);
   // entries `first` .. of its page table; `rest`: the entries behind them name the scrap page;
@@ -33,6 +33,8 @@ class StepInputs {
 
   // Enqueues rows and logit rows: one copy.
   void upload();
+  // Instead, for a step whose rows are on the device already.
+  void end_without_rows();
 
  private:
   struct Mirror {

@@ -48,6 +48,37 @@ class Graph {
   cudaGraph_t graph_ = nullptr;
 };
 
+// A graph of one node that runs its body while the condition is not 0, which it is at every launch.
+class Loop {
+ public:
+  Loop() {
+    check(cudaGraphCreate(graph_.out(), 0), "cudaGraphCreate");
+    check(cudaGraphConditionalHandleCreate(&condition_, graph_.get(), 1, cudaGraphCondAssignDefault),
+          "cudaGraphConditionalHandleCreate");
+    cudaGraphNodeParams params{};
+    params.type = cudaGraphNodeTypeConditional;
+    params.conditional.handle = condition_;
+    params.conditional.type = cudaGraphCondTypeWhile;
+    params.conditional.size = 1;
+    cudaGraphNode_t node = nullptr;
+#if CUDART_VERSION >= 13000
+    check(cudaGraphAddNode(&node, graph_.get(), nullptr, nullptr, 0, &params), "cudaGraphAddNode of a loop");
+#else
+    check(cudaGraphAddNode(&node, graph_.get(), nullptr, 0, &params), "cudaGraphAddNode of a loop");
+#endif
+    body_ = params.conditional.phGraph_out[0];
+  }
+
+  const Graph& graph() const { return graph_; }
+  cudaGraph_t body() const { return body_; }  // the node's
+  uint64_t condition() const { return condition_; }
+
+ private:
+  Graph graph_;
+  cudaGraphConditionalHandle condition_ = 0;
+  cudaGraph_t body_ = nullptr;
+};
+
 // A capture that is open from construction to end(), or to the end of the scope: whatever happens, the stream
 // is usable again.
 class Capture {
@@ -56,10 +87,18 @@ class Capture {
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
     open_ = true;
   }
+  // Into the body of a loop, which stays the loop's.
+  Capture(cudaStream_t stream, const Loop& loop) : stream_(stream), into_(loop.body()) {
+    check(
+        cudaStreamBeginCaptureToGraph(stream_, into_, nullptr, nullptr, 0, cudaStreamCaptureModeThreadLocal),
+        "cudaStreamBeginCaptureToGraph");
+    open_ = true;
+  }
   ~Capture() {
     if (!open_) return;
-    Graph dropped;
-    release(cudaStreamEndCapture(stream_, dropped.out()));
+    cudaGraph_t dropped = nullptr;
+    release(cudaStreamEndCapture(stream_, &dropped));
+    if (dropped && dropped != into_) release(cudaGraphDestroy(dropped));
   }
   Capture(const Capture&) = delete;  // it stands for the stream's one capture
   Capture& operator=(const Capture&) = delete;
@@ -68,9 +107,15 @@ class Capture {
     open_ = false;
     check(cudaStreamEndCapture(stream_, graph.out()), "cudaStreamEndCapture, after the step was captured");
   }
+  void end() {
+    open_ = false;
+    cudaGraph_t body = nullptr;
+    check(cudaStreamEndCapture(stream_, &body), "cudaStreamEndCapture, after a loop's body was captured");
+  }
 
  private:
   cudaStream_t stream_;
+  cudaGraph_t into_ = nullptr;
   bool open_ = false;
 };
 
@@ -97,16 +142,44 @@ class CudaRecorder : public Recorder {
 
   std::unique_ptr<Recording> record(const std::function<void()>& step, RecordingCost& cost) override {
     const Range range(device_, "capture");
-    RecordingCost found;
     Graph graph;
     Stopwatch watch;
     capture(step, graph);
-    found.capture_ms = watch.lap();
+    const double capture_ms = watch.lap();
+    return instantiate(graph, graph.get(), capture_ms, cost);
+  }
 
+  std::unique_ptr<Recording> record_loop(const std::function<void(uint64_t)>& body,
+                                         RecordingCost& cost) override {
+    const Range range(device_, "capture of a loop");
+    refuse_within_another();
+    Stopwatch watch;
+    Loop loop;
+    Capture open(device_.stream(), loop);
+    body(loop.condition());
+    open.end();
+    const double capture_ms = watch.lap();
+    return instantiate(loop.graph(), loop.body(), capture_ms, cost);
+  }
+
+  void draw(const std::function<void()>& step, const std::string& path) override {
+    Graph graph;
+    capture(step, graph);
+    check(cudaGraphDebugDotPrint(graph.get(), path.c_str(), cudaGraphDebugDotFlagsKernelNodeParams),
+          ("cudaGraphDebugDotPrint to " + path).c_str());
+  }
+
+ private:
+  // `counted`: the graph whose nodes are told.
+  std::unique_ptr<Recording> instantiate(const Graph& graph, cudaGraph_t counted, double capture_ms,
+                                         RecordingCost& cost) {
+    RecordingCost found;
+    found.capture_ms = capture_ms;
     size_t nodes = 0;
-    check(cudaGraphGetNodes(graph.get(), nullptr, &nodes), "cudaGraphGetNodes");
+    check(cudaGraphGetNodes(counted, nullptr, &nodes), "cudaGraphGetNodes");
     found.nodes = static_cast<int64_t>(nodes);
 
+    Stopwatch watch;
     const uint64_t free_before = device_.free_bytes();
     watch.lap();
     auto recording = std::make_unique<CudaRecording>(device_, graph);
@@ -121,23 +194,19 @@ class CudaRecorder : public Recorder {
     return recording;
   }
 
-  void draw(const std::function<void()>& step, const std::string& path) override {
-    Graph graph;
-    capture(step, graph);
-    check(cudaGraphDebugDotPrint(graph.get(), path.c_str(), cudaGraphDebugDotFlagsKernelNodeParams),
-          ("cudaGraphDebugDotPrint to " + path).c_str());
+  void capture(const std::function<void()>& step, Graph& graph) {
+    refuse_within_another();
+    Capture open(device_.stream());
+    step();
+    open.end(graph);
   }
 
- private:
-  void capture(const std::function<void()>& step, Graph& graph) {
+  void refuse_within_another() {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     check(cudaStreamIsCapturing(device_.stream(), &status), "cudaStreamIsCapturing");
     if (status != cudaStreamCaptureStatusNone)
       throw Error(ErrorKind::Misuse,
                   "the device's stream is being captured already: a step cannot be recorded within another");
-    Capture open(device_.stream());
-    step();
-    open.end(graph);
   }
 
   CudaDevice& device_;

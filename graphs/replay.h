@@ -32,6 +32,10 @@ class Recorder {
   // Calls `step` once while the stream is being captured: nothing it enqueues runs. Whatever it throws ends
   // the capture and is thrown on; the stream is usable afterwards.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& step, RecordingCost& cost) = 0;
+  // A loop: one launch runs what `body` enqueues again and again, until a kernel of it has cleared the
+  // condition that `body` is given.
+  virtual std::unique_ptr<Recording> record_loop(const std::function<void(uint64_t condition)>& body,
+                                                 RecordingCost& cost) = 0;
   // The same capture, written to a file as text for Graphviz and dropped.
   virtual void draw(const std::function<void()>& step, const std::string& path) = 0;
 };
@@ -62,6 +66,7 @@ class Replayer {
   // One step: launches the key's recording, or calls `step(key)`, as the policy says.
   void run(int key, const std::function<void(int)>& step);
 
+  bool recorded(int key) const { return recordings_.count(key) > 0; }
   ReplayPolicy policy() const { return policy_; }
   const ReplayStats& stats() const { return stats_; }
 

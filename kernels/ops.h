@@ -52,7 +52,13 @@ class Ops {
   // on, temperature, top_k, top_p, min_p; then one draw by Gumbel's trick from a counter-based generator
   // keyed by (seed, position, token id), so that it depends on nothing else in the step. Tokens tied with the
   // last one kept are kept. Greedy: the largest, the lowest id among equals. top[l]: the top_logprobs largest
-  // raw logits, the lowest id first among equals. Logits are left as they are, so that it may run again.
+  // raw logits, the lowest id first among equals. Logits are left as they are, so that it may run again
+  // once the rows are written again.
+  //
+  // Then the row becomes its own successor, so that the next step of sequences that only decode needs nothing
+  // of the host: {drawn token, position + 1, slot, run}, or the same position where the slot's last_position
+  // is reached. Rows of slot 0 stay. A row that several entries name is the first one's, which alone draws:
+  // unused entries are 0 and must not move row 0 on again.
   virtual void sample(Bucket bucket) = 0;
 };
 

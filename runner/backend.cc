@@ -33,6 +33,9 @@ Backend make_cuda_backend(int ordinal) {
     return make_cuda_ops(dims, buffers, model, cuda->stream());
   };
   backend.make_reader = [cuda] { return make_cuda_reader(cuda->stream()); };
+  backend.make_loop_end = [cuda](const StepDims& dims, const StepBuffers& buffers, const LoopBuffers& loop) {
+    return make_cuda_loop_end(dims, buffers, loop, cuda->stream());
+  };
   backend.make_recorder = [cuda] { return make_cuda_recorder(*cuda); };
   return backend;
 }

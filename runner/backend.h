@@ -7,6 +7,7 @@
 
 #include "buffers/device.h"
 #include "graphs/replay.h"
+#include "kernels/loop_end.h"
 #include "kernels/ops.h"
 #include "kernels/read.h"
 #include "runner/engine.h"
@@ -20,6 +21,8 @@ struct Backend {
   std::function<std::unique_ptr<Ops>(const StepDims&, const StepBuffers&, const Model&)> make_ops;
   std::function<std::unique_ptr<Reader>()> make_reader;
   std::function<std::unique_ptr<Recorder>()> make_recorder;  // null where the backend has no graphs
+  std::function<std::unique_ptr<LoopEnd>(const StepDims&, const StepBuffers&, const LoopBuffers&)>
+      make_loop_end;  // null as well
 };
 
 // Whether Auto would take CUDA on this machine, and why in a few words.

@@ -40,6 +40,16 @@ std::vector<Output> Engine::step() {
   return impl_->core.step();
 }
 
+std::vector<Output> Engine::step(bool ahead, bool again) {
+  EngineCore::Turn turn(impl_->core);
+  return impl_->core.step(ahead, again);
+}
+
+void Engine::generate(const std::function<void(const Output&)>& each) {
+  EngineCore::Turn turn(impl_->core);
+  impl_->core.generate(each);
+}
+
 bool Engine::busy() const {
   EngineCore::Turn turn(impl_->core);
   return impl_->core.scheduler().busy();

@@ -7,12 +7,12 @@
 //
 // Threads: one thread at a time steps an engine, and it need not always be the same one. add(), cancel() and
 // wait() may be called from any thread at any time, callbacks included: what they ask for is taken up by the
-// next call of the stepping thread. Every other call made while one is under way throws Misuse. Several
-// engines in one process do not know of each other. After fork() the child must not use the parent's engines:
-// every call throws Misuse, destruction is fine. Errors: everything throws rondo::Error (buffers/error.h). A
-// call that throws has changed nothing, unless the kind is DeviceLost: then every later call throws with the
-// first cause, and only destruction is left. What a callback throws passes through step() unchanged; the step
-// has not happened then and may be made again.
+// next call of the stepping thread, and by generate() between two steps. Every other call made while one is
+// under way throws Misuse. Several engines in one process do not know of each other. After fork() the child
+// must not use the parent's engines: every call throws Misuse, destruction is fine. Errors: everything throws
+// rondo::Error (buffers/error.h). A call that throws has changed nothing, unless the kind is DeviceLost: then
+// every later call throws with the first cause, and only destruction is left. What a callback throws passes
+// through step() unchanged; the step has not happened then and may be made again.
 #pragma once
 
 #include <array>
@@ -53,6 +53,13 @@ struct EngineOptions {
   bool share_prefixes = true;  // sequences that begin with the same tokens share the pages that hold them
   // Row buckets, ascending; empty: 1..8 16 24 32 48 64 96 128 192 256 512 up to max_rows.
   std::vector<int> buckets;
+  // While the device makes one step, the next is enqueued, where it has the same rows one position on. Where
+  // steps are replayed graphs; elsewhere it changes nothing. Stats::steps_ahead and wasted_rows count it.
+  bool launch_ahead = true;
+  // Engine::generate() makes up to 256 steps of sequences that only decode by one launch: a loop on the
+  // device, which sends its draws as it goes. Where graphs are captured; Stats::one_launch says whether it is
+  // so.
+  bool one_launch = false;
   int threads = 0;              // of the CPU backend; 0: one per core
   bool random_weights = false;  // Engine::open takes a config.json's path, and no checkpoint is read
   uint64_t weights_seed = 0;
@@ -145,6 +152,8 @@ struct LogEvent {
   int max_new_tokens = 0;  // Resume
   int slot = 0;            // Admit, Preempt
   FinishReason finish = FinishReason::None;
+  bool again = false;  // Step: behind another in one launch, so that nobody was admitted between
+  bool ahead = false;  // Step: it was planned before the step in front of it had been made
   std::shared_ptr<const Request> request;               // Add
   std::shared_ptr<const Sampling> sampling;             // Fork
   std::vector<int32_t> drafts;                          // Verify
@@ -176,9 +185,14 @@ struct Stats {
   uint64_t eager_warm_up = 0;    // eager runs before capture
   uint64_t eager_samples = 0;    // draws made again, outside the graph, behind a LogitsCallback
   uint64_t host_logit_rows = 0;  // rows that a LogitsCallback was called for
+  uint64_t loops = 0;            // launches of a loop of steps
+  uint64_t loop_steps = 0;       // steps made by them
+  uint64_t steps_ahead = 0;      // steps that were enqueued before the one in front had been made
   uint64_t rows = 0;             // rows that were tokens
-  uint64_t padded_rows = 0;      // rows that filled a bucket
-  uint64_t tokens = 0;           // tokens made
+  // Of those, in a step ahead, what was not wanted any more: the sequence had ended meanwhile.
+  uint64_t wasted_rows = 0;
+  uint64_t padded_rows = 0;   // rows that filled a bucket
+  uint64_t tokens = 0;        // tokens made
   double host_seconds = 0;    // spent in step(), the wait for the device apart (on the CPU: the step itself)
   double wait_seconds = 0;    // spent waiting for the device
   uint64_t waiting = 0;       // sequences in the queue now
@@ -204,6 +218,7 @@ struct Stats {
   std::string device;         // "cpu", "NVIDIA H200 (cuda:0)"
   std::string backend;        // "cpu" or "cuda"
   std::string graph;          // "start", "lazy" or "off"
+  std::string one_launch;     // "off", "on", or why generate() makes single steps though it was asked for
   std::vector<BucketStats> buckets;
 };
 
@@ -235,6 +250,11 @@ class Engine {
   // newest sequence of the lowest priority gives up its own and is queued again, to be recomputed: its tokens
   // are not affected, and nobody is told but stats() and the log.
   std::vector<Output> step();
+
+  // Steps until no sequence waits or runs; each Output goes to `each` as soon as it is there. Tokens are
+  // those of step(). `each` may add() and cancel(); what it throws is thrown on, and the Outputs that it has
+  // not seen come with the next call. With EngineOptions::one_launch, a run of steps is one launch.
+  void generate(const std::function<void(const Output&)>& each);
 
   // Whether a sequence waits or runs, or an Output is still to be fetched by step().
   bool busy() const;
@@ -284,7 +304,9 @@ class Engine {
   const std::vector<int32_t>& eos_token_ids() const;
 
  private:
+  friend std::vector<Output> replay_events(Engine& engine, const std::vector<LogEvent>& events);
   struct Impl;
+  std::vector<Output> step(bool ahead, bool again);  // as the log says that it was, whatever the options
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

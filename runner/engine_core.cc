@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <filesystem>
 
 #include "runner/plan.h"
@@ -11,11 +10,6 @@
 
 namespace rondo {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 ReplayPolicy replay_policy(GraphMode mode) {
   switch (mode) {
@@ -139,12 +133,14 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
   step_ = std::make_unique<Arena>(*backend_.device, "step",
                                   [&](Layout& layout) { buffers_ = lay_out_step(layout, dims_); });
   inputs_ = std::make_unique<StepInputs>(*backend_.device, dims_, buffers_);
-  top_ = backend_.device->allocate_pinned(buffers_.top.bytes(), "top tokens (pinned)");
   page_ = backend_.device->allocate_pinned(page_bytes(), "one page (pinned)");
-  sampled_ = backend_.device->allocate_pinned(buffers_.sampled.bytes(), "sampled tokens (pinned)");
   logits_row_ = backend_.device->allocate_pinned(static_cast<uint64_t>(dims_.vocab_size) * sizeof(float),
                                                  "logits (pinned)");
-  step_done_ = backend_.device->make_event();
+  for (Results& results : results_) {
+    results.sampled = backend_.device->allocate_pinned(buffers_.sampled.bytes(), "sampled tokens (pinned)");
+    results.top = backend_.device->allocate_pinned(buffers_.top.bytes(), "top tokens (pinned)");
+    results.done = backend_.device->make_event();
+  }
   ops_ = backend_.make_ops(dims_, buffers_, weights_.model);
   if (options.prompt_chunk < 0 || options.prompt_chunk > dims_.max_rows())
     throw Error(ErrorKind::InvalidArgument, fmt::format("prompt_chunk: expected 0 to max_rows = {}, found {}",
@@ -154,7 +150,9 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
                        weights_.model.rope.original_length, options.on_event});
   replayer_ = std::make_unique<Replayer>(replay_policy(options.graph),
                                          backend_.make_recorder ? backend_.make_recorder() : nullptr);
+  launch_ahead_ = options.launch_ahead && replayer_->policy() != ReplayPolicy::Off;
   prepare();
+  prepare_loops(options.one_launch);
 }
 
 void EngineCore::prepare() {
@@ -186,23 +184,32 @@ EngineCore::~EngineCore() {
 void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
                      std::span<const Sequence* const> sequences) {
   const Range range(*backend_.device, "step");
-  const Bucket bucket = bucket_of(dims_, static_cast<int>(rows.size()));
+  write_step(rows, logit_rows, sequences);
+  replay(rows.size());
+}
+
+void EngineCore::write_step(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+                            std::span<const Sequence* const> sequences) {
   inputs_->begin();
   std::copy(rows.begin(), rows.end(), inputs_->rows().begin());
   std::copy(logit_rows.begin(), logit_rows.end(), inputs_->logit_rows().begin());
   for (const Sequence* sequence : sequences) write_inputs(*sequence);
   inputs_->upload();
+}
+
+void EngineCore::replay(size_t rows) {
+  const Bucket bucket = bucket_of(dims_, static_cast<int>(rows));
   replayer_->run(bucket.rows,
                  [this](int key) { run_step(*ops_, weights_.model, buffers_, bucket_of(dims_, key)); });
   ++counters_.steps;
-  counters_.rows += rows.size();
-  counters_.padded_rows += static_cast<uint64_t>(bucket.rows) - rows.size();
+  counters_.rows += rows;
+  counters_.padded_rows += static_cast<uint64_t>(bucket.rows) - rows;
 }
 
 // What the device does not know yet of a sequence's slot, and the page copies that must come before its rows.
 void EngineCore::write_inputs(const Sequence& sequence) {
   if (!sequence.slot_written) {
-    inputs_->write_slot(sequence.slot, slot_params(sequence), slot_biases(sequence));
+    inputs_->write_slot(sequence.slot, slot_params(sequence, dims_.max_context - 1), slot_biases(sequence));
     inputs_->write_pages(sequence.slot, 0, sequence.pages, true);
     if (sequence.cached > 0)
       inputs_->write_history(sequence.slot,
@@ -221,13 +228,6 @@ void EngineCore::write_inputs(const Sequence& sequence) {
       }
     ++counters_.page_copies;
   }
-}
-
-void EngineCore::wait_for_step() {
-  step_done_->record();
-  const auto start = Clock::now();
-  step_done_->wait();
-  counters_.wait_seconds += seconds_since(start);
 }
 
 // The step's logits as the callbacks want them, and then its draw again.
@@ -250,46 +250,11 @@ void EngineCore::call_back(const StepPlan& plan) {
     changed = true;
   }
   if (!changed) return;
-  guarded([&] { ops_->sample(bucket_of(dims_, static_cast<int>(plan.rows.size()))); });
-  ++counters_.eager_samples;
-}
-
-int EngineCore::make_step(const StepPlan& plan) {
-  const auto start = Clock::now();
-  const double waited = counters_.wait_seconds;
-  std::vector<const Sequence*> sequences;
-  bool listed = false;
-  for (const StepPlan::Share& share : plan.shares) {
-    sequences.push_back(share.sequence);
-    listed = listed || (share.logit_row >= 0 && share.sequence->sampling.top_logprobs > 0);
-  }
-  const size_t count = plan.logit_rows.size();
-  guarded([&] { run(plan.rows, plan.logit_rows, sequences); });
-  call_back(plan);
   guarded([&] {
-    if (count) backend_.device->read(sampled_->data(), buffers_.sampled.data, count * sizeof(Sampled));
-    if (listed)
-      backend_.device->read(top_->data(), buffers_.top.data, count * kMaxTopTokens * sizeof(TopToken));
-    wait_for_step();
+    inputs_->upload();  // the first draw has moved the rows on
+    ops_->sample(bucket_of(dims_, static_cast<int>(plan.rows.size())));
   });
-  const int right =
-      scheduler_->commit(plan, {static_cast<const Sampled*>(sampled_->data()), count},
-                         {static_cast<const TopToken*>(top_->data()), listed ? count * kMaxTopTokens : 0});
-  const double took = seconds_since(start);
-  counters_.host_seconds += took - (counters_.wait_seconds - waited);
-  const auto& bounds = StepTimes::bounds;
-  const auto bin = std::lower_bound(bounds.begin(), bounds.end(), took) - bounds.begin();
-  ++counters_.step_times.counts[static_cast<size_t>(bin)];
-  counters_.step_times.sum_seconds += took;
-  return right;
-}
-
-std::vector<Output> EngineCore::step() {
-  const StepPlan plan = scheduler_->plan();
-  if (!plan.rows.empty()) make_step(plan);
-  auto outputs = scheduler_->take_outputs();
-  for (const Output& output : outputs) counters_.tokens += output.token >= 0;
-  return outputs;
+  ++counters_.eager_samples;
 }
 
 Stats EngineCore::stats() const {
@@ -306,6 +271,8 @@ Stats EngineCore::stats() const {
   stats.prefix_hits = counts.prefix_hits;
   stats.prefix_tokens = counts.prefix_tokens;
   stats.forks = counts.forks;
+  stats.wasted_rows += counts.wasted_rows;
+  stats.tokens = counts.tokens;
   stats.drafted_tokens = counts.drafted_tokens;
   stats.accepted_drafts = counts.accepted_drafts;
   stats.finished = counts.finished;
@@ -317,6 +284,7 @@ Stats EngineCore::stats() const {
   for (const Arena* arena : arenas()) stats.device_bytes += arena->bytes();
   stats.device = backend_.device->description();
   stats.backend = backend_.name;
+  stats.one_launch = one_launch_;
   const char* policies[] = {"start", "lazy", "off"};
   stats.graph = policies[static_cast<int>(replayer_->policy())];
   for (const auto& [rows, cost] : replay.recordings)

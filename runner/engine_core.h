@@ -3,16 +3,21 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "buffers/arena.h"
+#include "buffers/loop_buffers.h"
 #include "buffers/step_inputs.h"
 #include "graphs/replay.h"
+#include "kernels/loop_end.h"
 #include "kernels/ops.h"
 #include "runner/backend.h"
 #include "runner/inbox.h"
@@ -24,6 +29,8 @@ namespace rondo {
 
 class EngineCore {
  public:
+  using Each = std::function<void(const Output&)>;
+
   EngineCore(const std::string& path, const EngineOptions& options);
   ~EngineCore();
 
@@ -34,6 +41,10 @@ class EngineCore {
 
   // Within a Turn.
   std::vector<Output> step();
+  // `ahead`: leaves the step's successor in flight where that can be, whatever the options say.
+  // `again`: plans it as a step of a run, where none is in flight.
+  std::vector<Output> step(bool ahead, bool again = false);
+  void generate(const Each& each);
   int verify(SequenceId sequence, const std::vector<int32_t>& drafts);
   SequenceId fork(SequenceId sequence, const Sampling& sampling);
   std::vector<std::byte> save(SequenceId sequence);
@@ -68,16 +79,44 @@ class EngineCore {
   };
 
  private:
+  // Where a step's draw is read back to. Two: one that is looked at, one for the step in flight.
+  struct Results {
+    std::unique_ptr<Block> sampled;  // pinned, [max_logit_rows] Sampled
+    std::unique_ptr<Block> top;      // pinned, [max_logit_rows, kMaxTopTokens] TopToken
+    std::unique_ptr<Event> done;
+  };
+  // A step that was enqueued and is not committed.
+  struct Flight {
+    size_t results;
+    size_t rows;  // logit rows that were read back
+    bool listed;  // with the likeliest tokens
+  };
+
   void prepare();
   void refuse_forked_child() const;
   uint64_t fingerprint();
   uint64_t page_bytes() const;  // K and V of one page in all layers
   void run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
            std::span<const Sequence* const> sequences);
+  void write_step(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+                  std::span<const Sequence* const> sequences);
+  void replay(size_t rows);
   void write_inputs(const Sequence& sequence);
-  void wait_for_step();
   void call_back(const StepPlan& plan);
+  Flight read_results(const StepPlan& plan);
+  Flight enqueue(const StepPlan& plan);
+  Flight enqueue_ahead(const StepPlan& current, const StepPlan& next);
+  int commit(const StepPlan& plan, const Flight& flight);
+  void drop_flight();
+  void note_time(double took, double waited);
   int make_step(const StepPlan& plan);
+  void advance(bool ahead, bool again);
+  void hand_out(std::vector<Output> outputs, const Each& each);
+  void prepare_loops(bool wanted);
+  Recording* loop_of(int bucket);
+  bool run_loop(const Each& each);
+  void launch_loop(const StepPlan& plan, int steps, Recording& recording);
+  void follow_loop(StepPlan plan, const Each& each);
   // Runs device work; remembers a lost device, and leaves the stream idle after any failure.
   void guarded(const std::function<void()>& work);
 
@@ -89,14 +128,21 @@ class EngineCore {
   std::unique_ptr<Arena> step_;
   StepBuffers buffers_;
   std::unique_ptr<StepInputs> inputs_;
-  std::unique_ptr<Block> sampled_;     // pinned, [max_logit_rows] Sampled
-  std::unique_ptr<Block> top_;         // pinned, [max_logit_rows, kMaxTopTokens] TopToken
+  std::array<Results, 2> results_;
+  size_t next_results_ = 0;
   std::unique_ptr<Block> page_;        // pinned, one page of all layers, for save() and restore()
   std::unique_ptr<Block> logits_row_;  // pinned, [V] f32, for score() and on_logits
-  std::unique_ptr<Event> step_done_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Replayer> replayer_;
   std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<LoopBuffers> loop_;  // null: one_launch is not asked for, or cannot be
+  std::unique_ptr<LoopEnd> loop_end_;
+  std::unique_ptr<Recorder> loop_recorder_;
+  std::map<int, std::unique_ptr<Recording>> loops_;  // by bucket
+  std::unique_ptr<Event> loop_done_;
+  std::string one_launch_ = "off";  // Stats::one_launch
+  bool launch_ahead_ = false;
+  std::optional<Flight> flight_;  // of the scheduler's ahead()
   Stats counters_;
   Inbox inbox_;
   uint64_t fingerprint_ = 0;  // of the weights; 0: not computed yet

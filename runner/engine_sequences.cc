@@ -19,7 +19,9 @@ void EngineCore::remove(SequenceId sequence) {
 }
 
 int EngineCore::verify(SequenceId sequence, const std::vector<int32_t>& drafts) {
-  return make_step(scheduler_->plan_verify(sequence, drafts));
+  const StepPlan plan = scheduler_->plan_verify(sequence, drafts);
+  drop_flight();  // its draw behind the last token is made again, with the drafts
+  return make_step(plan);
 }
 
 uint64_t EngineCore::page_bytes() const {
@@ -108,6 +110,7 @@ void EngineCore::score(const std::vector<int32_t>& prompt,
                        const std::function<void(int64_t, std::span<const float>)>& each) {
   if (scheduler_->busy())
     throw Error(ErrorKind::Misuse, "score: sequences wait or run; finish or cancel them first");
+  drop_flight();
   Request request;
   request.prompt = prompt;
   scheduler_->check(request);

@@ -53,6 +53,11 @@ bool Inbox::wait(double seconds) {
   return busy_ || !messages_.empty();
 }
 
+bool Inbox::pending() const {
+  const std::lock_guard lock(mutex_);
+  return !messages_.empty();
+}
+
 void Inbox::take(Scheduler& scheduler) {
   std::vector<Message> messages;
   {

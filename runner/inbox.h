@@ -25,6 +25,7 @@ class Inbox {
   void refuse_lost() const;
 
   // By the stepping thread.
+  bool pending() const;  // something was asked for since take()
   void take(Scheduler& scheduler);
   void know(SequenceId sequence);    // an id that did not come from add()
   void forget(SequenceId sequence);  // it was removed

@@ -74,8 +74,8 @@ void write_step_times(Exposition& out, const StepTimes& times) {
 std::string prometheus_text(const Stats& s) {
   Exposition out;
   out.family("info", "gauge", "What runs; always 1.");
-  out.value(fmt::format("version={},device={},backend={},graph={}", quoted(version()), quoted(s.device),
-                        quoted(s.backend), quoted(s.graph)),
+  out.value(fmt::format("version={},device={},backend={},graph={},one_launch={}", quoted(version()),
+                        quoted(s.device), quoted(s.backend), quoted(s.graph), quoted(s.one_launch)),
             1);
   out.counter("steps_total", "Decode steps.", s.steps);
   out.counter("replays_total", "Steps that were one graph launch.", s.replays);
@@ -84,8 +84,13 @@ std::string prometheus_text(const Stats& s) {
   out.value("reason=\"warm_up\"", s.eager_warm_up);
   out.value("reason=\"on_logits\"", s.eager_samples);
   out.counter("host_logit_rows_total", "Logit rows that a callback was called for.", s.host_logit_rows);
+  out.counter("loops_total", "Launches of a loop of steps.", s.loops);
+  out.counter("loop_steps_total", "Steps made by loops.", s.loop_steps);
+  out.counter("steps_ahead_total", "Steps enqueued before the one in front had been made.", s.steps_ahead);
   out.counter("rows_total", "Rows that were tokens.", s.rows);
   out.counter("padded_rows_total", "Rows that filled a bucket.", s.padded_rows);
+  out.counter("wasted_rows_total", "Rows of sequences that ended while their step was in flight.",
+              s.wasted_rows);
   out.counter("tokens_total", "Tokens made.", s.tokens);
   out.counter("host_seconds_total", "Time in steps, the wait for the device apart.", s.host_seconds);
   out.counter("wait_seconds_total", "Time in which steps waited for the device.", s.wait_seconds);

@@ -1,5 +1,7 @@
 // A scheduler's log, asked for again.
+#include <functional>
 #include <unordered_map>
+#include <utility>
 
 #include "runner/engine.h"
 
@@ -8,9 +10,11 @@ namespace {
 
 class Replay {
  public:
-  explicit Replay(Engine& engine) : engine_(engine) {}
+  using Step = std::function<std::vector<Output>(bool ahead, bool again)>;
+  Replay(Engine& engine, Step step) : engine_(engine), step_(std::move(step)) {}
 
-  void ask(const LogEvent& event) {
+  // `ahead`: the step behind this event, if it is one, was planned before this one had been made.
+  void ask(const LogEvent& event, bool ahead) {
     using Kind = LogEvent::Kind;
     switch (event.kind) {
       case Kind::Add: return name(event, engine_.add(*event.request));
@@ -23,7 +27,7 @@ class Replay {
         engine_.verify(here(event.sequence), event.drafts);
         verified_ = true;
         return;
-      case Kind::Step: return step();
+      case Kind::Step: return step(ahead, event.again);
       case Kind::Admit:
       case Kind::Preempt:
       case Kind::Finish: return;
@@ -31,11 +35,11 @@ class Replay {
   }
 
   // The step that a Verify made is in the log too.
-  void step() {
+  void step(bool ahead, bool again) {
     if (verified_)
       verified_ = false;
     else
-      take(engine_.step());
+      take(step_(ahead, again));
   }
 
   std::vector<Output> finish() {
@@ -59,6 +63,7 @@ class Replay {
   }
 
   Engine& engine_;
+  Step step_;
   bool verified_ = false;
   std::unordered_map<SequenceId, SequenceId> here_, there_;
   std::vector<Output> outputs_;
@@ -67,8 +72,15 @@ class Replay {
 }  // namespace
 
 std::vector<Output> replay_events(Engine& engine, const std::vector<LogEvent>& events) {
-  Replay replay(engine);
-  for (const LogEvent& event : events) replay.ask(event);
+  Replay replay(engine, [&engine](bool ahead, bool again) { return engine.step(ahead, again); });
+  // Whether the next step was planned ahead has to be known when the one in front is made.
+  std::vector<bool> ahead(events.size());
+  bool next = false;
+  for (size_t i = events.size(); i-- > 0;) {
+    ahead[i] = next;
+    if (events[i].kind == LogEvent::Kind::Step) next = events[i].ahead;
+  }
+  for (size_t i = 0; i < events.size(); ++i) replay.ask(events[i], ahead[i]);
   return replay.finish();
 }
 

@@ -124,7 +124,9 @@ typedef struct rondo_options {
   uint64_t weights_seed;
   bool random_weights;
   bool share_prefixes;
-  uint8_t reserved[6];
+  bool launch_ahead;
+  bool one_launch;
+  uint8_t reserved[4];
   // While weights are loaded; anything but 0 ends the load with RONDO_STOPPED.
   int (*progress)(void* user, uint64_t done, uint64_t total);
   void* progress_user;
@@ -253,6 +255,12 @@ typedef struct rondo_output {
 // `outputs` [count] belong to the engine and live until its next step.
 rondo_status rondo_step(rondo_engine* engine, const rondo_output** outputs, size_t* count);
 
+// Steps until no sequence waits or runs. `each` sees every output as soon as it is there, gone when it
+// returns; it may call rondo_add() and rondo_cancel(). Anything but 0 ends the call with RONDO_STOPPED; what
+// it has not seen comes with the next call. With `one_launch`, a run of steps is one launch.
+rondo_status rondo_generate(rondo_engine* engine, int (*each)(void* user, const rondo_output* output),
+                            void* user);
+
 // True also where asking fails, so that a loop that steps while it is busy meets the error in rondo_step().
 bool rondo_busy(const rondo_engine* engine);
 
@@ -291,8 +299,12 @@ typedef struct rondo_stats {
   uint64_t eager_warm_up;
   uint64_t eager_samples;
   uint64_t host_logit_rows;
+  uint64_t loops;
+  uint64_t loop_steps;
+  uint64_t steps_ahead;
   uint64_t rows;
   uint64_t padded_rows;
+  uint64_t wasted_rows;
   uint64_t tokens;
   double host_seconds;
   double wait_seconds;
@@ -317,6 +329,7 @@ typedef struct rondo_stats {
   const char* device;
   const char* backend;
   const char* graph;
+  const char* one_launch;
   const rondo_bucket_stats* buckets;
   size_t bucket_count;
   // How long steps took: counts[i] of those that took at most bounds[i] seconds, the last,

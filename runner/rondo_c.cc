@@ -77,6 +77,19 @@ char* copy_out(const std::string& text) {
 
 namespace {
 
+// As C's struct; what it points to goes behind what `top_logprobs` holds, which has room for it.
+rondo_output to_output(const Output& output, std::vector<rondo_token_logprob>& top_logprobs) {
+  rondo_output out = {};
+  out.sequence = output.sequence;
+  out.token = output.token;
+  out.logprob = output.logprob;
+  out.finish = static_cast<rondo_finish>(output.finish);
+  out.top_logprob_count = output.top_logprobs.size();
+  if (out.top_logprob_count) out.top_logprobs = top_logprobs.data() + top_logprobs.size();
+  for (const TokenLogprob& top : output.top_logprobs) top_logprobs.push_back({top.token, top.logprob});
+  return out;
+}
+
 // What was stepped, as C's structs. They point into vectors that live until the next step.
 void hand_out(rondo_engine& handle) {
   size_t top_logprobs = 0;
@@ -85,18 +98,8 @@ void hand_out(rondo_engine& handle) {
   handle.outputs.reserve(handle.stepped.size());
   handle.top_logprobs.clear();
   handle.top_logprobs.reserve(top_logprobs);
-  for (const Output& output : handle.stepped) {
-    rondo_output out = {};
-    out.sequence = output.sequence;
-    out.token = output.token;
-    out.logprob = output.logprob;
-    out.finish = static_cast<rondo_finish>(output.finish);
-    out.top_logprob_count = output.top_logprobs.size();
-    if (out.top_logprob_count) out.top_logprobs = handle.top_logprobs.data() + handle.top_logprobs.size();
-    for (const TokenLogprob& top : output.top_logprobs)
-      handle.top_logprobs.push_back({top.token, top.logprob});
-    handle.outputs.push_back(out);
-  }
+  for (const Output& output : handle.stepped)
+    handle.outputs.push_back(to_output(output, handle.top_logprobs));
   handle.stepped.clear();
 }
 
@@ -207,6 +210,27 @@ rondo_status rondo_step(rondo_engine* engine, const rondo_output** outputs, size
     hand_out(*engine);
     *outputs = engine->outputs.data();
     *count = engine->outputs.size();
+  });
+}
+
+rondo_status rondo_generate(rondo_engine* engine, int (*each)(void* user, const rondo_output* output),
+                            void* user) {
+  return guarded([&] {
+    need(engine, "rondo_generate: engine");
+    if (!each) need(nullptr, "rondo_generate: each");
+    std::vector<rondo_token_logprob> top_logprobs;
+    top_logprobs.reserve(rondo::kMaxTopLogprobs);
+    const auto give = [&](const rondo::Output& output) {
+      top_logprobs.clear();
+      const rondo_output out = to_output(output, top_logprobs);
+      stop_unless_zero("each", each(user, &out));
+    };
+    while (!engine->stepped.empty()) {  // of a step whose outputs found no memory
+      const rondo::Output first = std::move(engine->stepped.front());
+      engine->stepped.erase(engine->stepped.begin());
+      give(first);
+    }
+    engine->engine.generate(give);
   });
 }
 

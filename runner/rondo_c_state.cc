@@ -46,8 +46,12 @@ rondo_stats to_stats(const Stats& stats, const std::vector<rondo_bucket_stats>& 
   c.eager_warm_up = stats.eager_warm_up;
   c.eager_samples = stats.eager_samples;
   c.host_logit_rows = stats.host_logit_rows;
+  c.loops = stats.loops;
+  c.loop_steps = stats.loop_steps;
+  c.steps_ahead = stats.steps_ahead;
   c.rows = stats.rows;
   c.padded_rows = stats.padded_rows;
+  c.wasted_rows = stats.wasted_rows;
   c.tokens = stats.tokens;
   c.host_seconds = stats.host_seconds;
   c.wait_seconds = stats.wait_seconds;
@@ -72,6 +76,7 @@ rondo_stats to_stats(const Stats& stats, const std::vector<rondo_bucket_stats>& 
   c.device = stats.device.c_str();
   c.backend = stats.backend.c_str();
   c.graph = stats.graph.c_str();
+  c.one_launch = stats.one_launch.c_str();
   c.buckets = buckets.data();
   c.bucket_count = buckets.size();
   c.step_bounds = StepTimes::bounds.data();

@@ -59,6 +59,7 @@ rondo_options default_options() {
   options.max_sequences = defaults.max_sequences;
   options.page_size = defaults.page_size;
   options.share_prefixes = defaults.share_prefixes;
+  options.launch_ahead = defaults.launch_ahead;
   return options;
 }
 
@@ -142,6 +143,8 @@ EngineOptions to_options(const rondo_options* given) {
   options.kv_positions = c.kv_positions;
   options.page_size = c.page_size;
   options.share_prefixes = c.share_prefixes;
+  options.launch_ahead = c.launch_ahead;
+  options.one_launch = c.one_launch;
   options.buckets = copied(c.buckets, c.bucket_count, "rondo_options: buckets");
   options.threads = c.threads;
   options.random_weights = c.random_weights;

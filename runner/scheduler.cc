@@ -52,7 +52,12 @@ void Scheduler::queue(Sequence& sequence, int64_t max_new_tokens) {
   if (max_new_tokens == 0)
     end(sequence, FinishReason::Length);
   else
-    waiting_.insert(&sequence);
+    wait(sequence);
+}
+
+void Scheduler::wait(Sequence& sequence) {
+  waiting_.insert(&sequence);
+  blocked_ = false;
 }
 
 Sequence& Scheduler::find(SequenceId id) {
@@ -125,7 +130,7 @@ SequenceId Scheduler::fork(SequenceId id, const Sampling& sampling) {
   }
   ++counts_.forks;
   Sequence& kept = sequences_.emplace(made.id, std::move(made)).first->second;
-  waiting_.insert(&kept);
+  wait(kept);
   ++followers_;
   adopt_followers(source);
   return kept.id;
@@ -142,6 +147,7 @@ void Scheduler::adopt_followers(const Sequence& source) {
       continue;
     sequence->after = 0;
     --followers_;
+    blocked_ = false;
     if (source.state != Sequence::State::Ended) pages_.adopt(*sequence, source, wanted);
   }
 }
@@ -168,7 +174,7 @@ Sequence& Scheduler::restore(Sequence sequence, std::shared_ptr<const std::vecto
   if (kept.state == Sequence::State::Ended) return kept;
   kept.state = Sequence::State::Waiting;
   if (!pages_.grow(kept, kept.cached)) kept.cached = 0;
-  waiting_.insert(&kept);
+  wait(kept);
   return kept;
 }
 
@@ -176,6 +182,9 @@ Sequence& Scheduler::restore(Sequence sequence, std::shared_ptr<const std::vecto
 void Scheduler::leave(Sequence& sequence) {
   if (sequence.state == Sequence::State::Waiting) waiting_.erase(&sequence);
   std::erase(running_, &sequence);
+  blocked_ = false;
+  for (StepPlan::Share& share : ahead_.shares)
+    if (share.sequence == &sequence) share.sequence = nullptr;
   if (sequence.after) --followers_;
   sequence.after = 0;
   if (sequence.slot) free_slots_.push_back(sequence.slot);
@@ -208,5 +217,9 @@ Sequence Scheduler::lend(int64_t positions) {
 void Scheduler::take_back(Sequence& lent) { pages_.release(lent); }
 
 std::vector<Output> Scheduler::take_outputs() { return std::exchange(outputs_, {}); }
+
+void Scheduler::return_outputs(std::span<const Output> outputs) {
+  outputs_.insert(outputs_.begin(), outputs.begin(), outputs.end());
+}
 
 }  // namespace rondo

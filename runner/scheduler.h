@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "buffers/step_buffers.h"
@@ -19,14 +20,17 @@ namespace rondo {
 // One step, planned. Holds pointers to sequences: valid until the scheduler is told of anything else.
 struct StepPlan {
   struct Share {
-    Sequence* sequence;
-    int64_t rows;   // of its tokens that are not cached
-    int logit_row;  // where its next token is drawn, and those behind the drafts follow; -1: not yet
+    Sequence* sequence;  // null: it left its slot after the step was planned ahead, and its row is wasted
+    int64_t rows;        // of its tokens that are not cached
+    int logit_row;       // where its next token is drawn, and those behind the drafts follow; -1: not yet
     std::vector<int32_t> drafts;  // one row each, behind the others
+    int64_t pages;                // that the device knows once the step is enqueued
   };
   std::vector<Row> rows;
   std::vector<int32_t> logit_rows;
   std::vector<Share> shares;
+  bool again = false;  // of a run: the step in front's sequences, and nobody was admitted between
+  bool ahead = false;  // planned before the step in front was committed: rows lack their tokens
 };
 
 struct SchedulerOptions {
@@ -40,7 +44,7 @@ struct SchedulerOptions {
 
 struct SchedulerCounts {
   uint64_t preemptions = 0, prefix_lookups = 0, prefix_hits = 0, prefix_tokens = 0;
-  uint64_t forks = 0, drafted_tokens = 0, accepted_drafts = 0;
+  uint64_t forks = 0, drafted_tokens = 0, accepted_drafts = 0, wasted_rows = 0, tokens = 0;
   std::array<uint64_t, 6> finished{};
 };
 
@@ -72,10 +76,34 @@ class Scheduler {
   // A step of this one decoding sequence, with these drafts.
   StepPlan plan_verify(SequenceId id, const std::vector<int32_t>& drafts);
 
+  // Plans the successor of `plan`, a step that is not committed yet: the same rows, each one position on.
+  // False where the next step will have others, or would take pages from somebody. The scheduler keeps it, to
+  // take the shares of sequences that leave their slots out of it.
+  bool plan_ahead(const StepPlan& plan);
+  const StepPlan& ahead() const { return ahead_; }
+  bool ahead_is_wanted() const;  // a share is left
+  StepPlan take_ahead() { return std::exchange(ahead_, {}); }
+  void drop_ahead() { ahead_ = {}; }
+
+  // Somebody waits who may be admitted by the next plan().
+  bool somebody_may_come() const;
+
+  // A run: `plan` and steps behind it, with no decision of the scheduler's between them. reserve_run() gives
+  // its sequences the pages for as many steps as they can make alone, at most `most`, and returns how many; 0
+  // where there is no such run. again() is the step behind a committed one, of the sequences that go on,
+  // whose draws lie in the same logit rows. plan_again() is the same as a step of its own. end_run() gives
+  // back the pages that were not needed.
+  int reserve_run(StepPlan& plan, int most);
+  int64_t tokens_left(const Sequence& sequence) const;  // until it ends by its length or the context's
+  StepPlan again(const StepPlan& plan) const;
+  StepPlan plan_again();
+  void end_run();
+
   // What the planned step made; sampled[i] and top[i * kMaxTopTokens] .. belong to logit row i; `top` may be
   // empty where no sequence asks for it. Returns how many drafts were right.
   int commit(const StepPlan& plan, std::span<const Sampled> sampled, std::span<const TopToken> top);
   std::vector<Output> take_outputs();
+  void return_outputs(std::span<const Output> outputs);  // the last that were taken, in front of all others
 
   // A slot and pages for `positions`, of a scheduler that is not busy; nothing but these four calls sees
   // them.
@@ -96,6 +124,7 @@ class Scheduler {
   };
   Sequence& find(SequenceId id);
   void queue(Sequence& sequence, int64_t max_new_tokens);
+  void wait(Sequence& sequence);
   void leave(Sequence& sequence);
   void end(Sequence& sequence, FinishReason reason);
   void log(LogEvent event);
@@ -108,6 +137,8 @@ class Scheduler {
   bool make_room(Sequence& sequence, int64_t positions, bool spare);
   std::vector<int32_t> guess(Sequence& sequence, int64_t most);
   void give(StepPlan& plan, Sequence& sequence, int64_t rows, std::vector<int32_t> drafts);
+  bool goes_on(const StepPlan::Share& share) const;
+  bool decodes_alone(const StepPlan::Share& share) const;
 
   bool take_token(Sequence& sequence, const Sampled& sampled, std::span<const TopToken> top);
   bool stops(const Sequence& sequence) const;
@@ -121,6 +152,8 @@ class Scheduler {
   std::vector<Sequence*> running_;  // ordered by Before
   std::vector<Output> outputs_;
   size_t followers_ = 0;  // waiting sequences with `after`
+  bool blocked_ = false;  // the first that waits found no pages, and none was freed since
+  StepPlan ahead_;        // without shares: none
   uint64_t steps_ = 0;
   uint64_t arrivals_ = 0;
   SchedulerCounts counts_;

@@ -33,13 +33,17 @@ bool Scheduler::reserve(Sequence& sequence) {
 }
 
 void Scheduler::admit() {
+  blocked_ = false;
   for (auto it = waiting_.begin(); it != waiting_.end() && !free_slots_.empty();) {
     Sequence& sequence = **it;
     if (sequence.after != 0) {
       ++it;
       continue;
     }
-    if (!reserve(sequence)) return;  // nobody overtakes it
+    if (!reserve(sequence)) {  // nobody overtakes it
+      blocked_ = true;
+      return;
+    }
     it = waiting_.erase(it);
     sequence.slot = free_slots_.back();
     free_slots_.pop_back();
@@ -62,7 +66,7 @@ void Scheduler::preempt(Sequence& sequence) {
   log(std::move(event));
   leave(sequence);
   sequence.state = Sequence::State::Waiting;
-  waiting_.insert(&sequence);
+  wait(sequence);
   ++counts_.preemptions;
 }
 
@@ -120,7 +124,8 @@ void Scheduler::give(StepPlan& plan, Sequence& sequence, int64_t rows, std::vect
     row(drafts[i], sequence.cached + rows + static_cast<int64_t>(i));
     logit_row();
   }
-  plan.shares.push_back({&sequence, rows, first, std::move(drafts)});
+  plan.shares.push_back(
+      {&sequence, rows, first, std::move(drafts), static_cast<int64_t>(sequence.pages.size())});
 }
 
 StepPlan Scheduler::plan() {
@@ -214,6 +219,7 @@ bool Scheduler::take_token(Sequence& sequence, const Sampled& sampled, std::span
     return false;
   }
   sequence.tokens.push_back(sampled.token);
+  ++counts_.tokens;
   const auto length = static_cast<int64_t>(sequence.tokens.size());
   FinishReason finish = FinishReason::None;
   if (stops(sequence))
@@ -238,14 +244,20 @@ int Scheduler::commit(const StepPlan& plan, std::span<const Sampled> sampled, st
   LogEvent event;
   event.kind = LogEvent::Kind::Step;
   event.length = static_cast<int64_t>(plan.rows.size());
+  event.ahead = plan.ahead;
+  event.again = plan.again;
   log(std::move(event));
   ++steps_;
   int right = 0;
   for (const StepPlan::Share& share : plan.shares) {
+    if (!share.sequence) {
+      counts_.wasted_rows += static_cast<uint64_t>(share.rows);
+      continue;
+    }
     Sequence& sequence = *share.sequence;
     sequence.cached += share.rows;
     sequence.slot_written = true;
-    sequence.tabled = static_cast<int64_t>(sequence.pages.size());
+    sequence.tabled = share.pages;
     pages_.committed(sequence);
     adopt_followers(sequence);
     if (share.logit_row < 0) continue;

@@ -37,7 +37,7 @@ std::vector<int32_t> all_stop_ids(const Request& request, const std::vector<int3
 
 }  // namespace
 
-SlotParams slot_params(const Sequence& sequence) {
+SlotParams slot_params(const Sequence& sequence, int64_t last_position) {
   const Sampling& s = sequence.sampling;
   SlotParams params;
   params.temperature = s.temperature;
@@ -57,6 +57,7 @@ SlotParams slot_params(const Sequence& sequence) {
     params.min_length = static_cast<int32_t>(std::min<int64_t>(length, std::numeric_limits<int32_t>::max()));
   }
   params.top_logprobs = s.top_logprobs;
+  params.last_position = static_cast<int32_t>(last_position);
   return params;
 }
 

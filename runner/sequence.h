@@ -50,7 +50,8 @@ struct Sequence {
   int64_t generated() const { return static_cast<int64_t>(tokens.size()) - prompt_length; }
 };
 
-SlotParams slot_params(const Sequence& sequence);
+// `last_position`: of any sequence.
+SlotParams slot_params(const Sequence& sequence, int64_t last_position);
 // The slot's bias list: logit_bias, then the stop ids that min_new_tokens holds back.
 std::vector<SlotBias> slot_biases(const Sequence& sequence);
 

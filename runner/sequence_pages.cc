@@ -64,6 +64,14 @@ void SequencePages::adopt(Sequence& sequence, const Sequence& source, int64_t po
   sequence.cached = positions;
 }
 
+void SequencePages::trim(Sequence& sequence) {
+  const auto first = std::min(pages_for(sequence.cached), static_cast<int64_t>(sequence.pages.size()));
+  std::vector<int32_t> rest(sequence.pages.begin() + first, sequence.pages.end());
+  sequence.pages.resize(static_cast<size_t>(first));
+  sequence.tabled = std::min(sequence.tabled, first);
+  pool_.give_back(rest);
+}
+
 void SequencePages::committed(Sequence& sequence) {
   std::vector<int32_t> copied;
   for (const PageCopy& copy : sequence.copies) copied.push_back(copy.from);

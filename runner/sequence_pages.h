@@ -32,6 +32,9 @@ class SequencePages {
   // The same from a sequence that begins with the same tokens and has at least `positions` of them cached.
   void adopt(Sequence& sequence, const Sequence& source, int64_t positions);
 
+  // Gives back the pages behind the cached positions.
+  void trim(Sequence& sequence);
+
   // The planned copies were made, and the first `cached` positions hold what they should.
   void committed(Sequence& sequence);
   // Gives all back: nothing is cached any more.

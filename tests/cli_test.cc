@@ -74,6 +74,7 @@ TEST(Cli, RefusesCommandLinesThatDoNotFitTogether) {
       {{"generate", "--model", "a", "--prompt", "x", "--no-such-option"}, "--no-such-option"},
       {{"generate", "--model", "a", "--prompt", "x", "--top-k", "1", "--top-k", "2"}, "--top-k"},
       {{"generate", "--model", "a", "--prompt", "x", "stray"}, "stray"},
+      {{"generate", "--model", "a", "--jsonl", "--one-launch"}, "--one-launch"},
       {{"score", "--model", "a"}, "found 0"},
       {{"score", "--model", "a", "--prompt", "x", "--prompt-ids", "1"}, "found 2"},
       {{"inspect"}, "--config"},
@@ -182,6 +183,27 @@ TEST(Cli, SeveralSequencesAreLinesInTheOrderOfTheirPrompts) {
       {"generate", "--model", model, "--device", "cpu", "--prompt", "sort 9 8 7 6=", "--prompt", "36+79="});
   EXPECT_EQ(two.status, 0) << two.err;
   EXPECT_EQ(two.out, "[0] sort 9 8 7 6=6 7 8 9\n[1] 36+79=115\n");
+}
+
+// Where there are no loops it says so, and the answer is the same.
+TEST(Cli, OneLaunchAndNoLaunchAheadGiveTheSameAnswers) {
+  const std::string model = (kSource / "models/demo").string();
+  const Arguments prompts = {"generate", "--model", model,      "--device",         "cpu",
+                             "--prompt", "36+79=",  "--prompt", "reverse stressed="};
+  for (const char* flag : {"--one-launch", "--no-launch-ahead"}) {
+    Arguments text = prompts, document = prompts;
+    text.push_back(flag);
+    document.insert(document.end(), {flag, "--json"});
+    const Process::Result lines = rondo_program(text);
+    EXPECT_EQ(lines.out, "[0] 36+79=115\n[1] reverse stressed=desserts\n") << lines.err;
+    const Json json = parsed(rondo_program(document));
+    EXPECT_EQ(json.at("timings").at("tokens"), 13);
+    EXPECT_EQ(json.at("timings").at("decode_tokens").get<int>() + 2, 13);
+    EXPECT_GE(json.at("timings").at("decode_steps"), 8);
+    if (std::string(flag) != "--one-launch") continue;
+    EXPECT_EQ(json.at("stats").at("one_launch"), "the cpu backend has no graphs");
+    EXPECT_NE(lines.err.find("no loops: the cpu backend"), std::string::npos) << lines.err;
+  }
 }
 
 TEST(Cli, NoNewTokensIsAnEmptyAnswer) {

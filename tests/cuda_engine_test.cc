@@ -77,6 +77,7 @@ TEST_F(CudaEngine, GoldensOfTransformersInEveryDtype) {
 TEST_F(CudaEngine, B25_ReplayIsEagerBitForBit) {
   EngineOptions o = options();
   o.max_context = 16;
+  o.launch_ahead = false;  // or the logits looked at were the next step's
   EngineCore replayed(config_.path(), o);
   o.graph = GraphMode::Off;
   EngineCore eager(config_.path(), o);
@@ -115,6 +116,7 @@ TEST_F(CudaEngine, B25_ReplayIsEagerBitForBit) {
 TEST_F(CudaEngine, B11_PaddingChangesNoBit) {
   EngineOptions o = options();
   o.buckets = {4};
+  o.launch_ahead = false;  // or the logits looked at were the next step's
   EngineCore padded(config_.path(), o);
   const Row row{7, 0, 1, 1};
   const auto logits_of =

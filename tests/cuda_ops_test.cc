@@ -310,6 +310,36 @@ TEST_F(CudaTest, SampleReportsARowWhoseBiasesLeaveNoToken) {
   EXPECT_EQ(found[2].token, 7);
 }
 
+// Rows become their successors: not one that nothing is drawn from, not padding, not past the last position,
+// and once where unused entries name row 0 too. A row without a token goes on with one that can be embedded.
+TEST_F(CudaTest, SampleMovesItsRowsOnToTheNextStep) {
+  Case c;
+  Pair pair(c);
+  std::vector<float> logits(static_cast<size_t>(4 * c.vocab), -1.0f);
+  logits[5] = logits[90 + 8] = 2.0f;
+  logits[2 * 90] = kNan;
+  pair.set(logits_of, logits);
+  std::vector<SlotParams> params(4);
+  for (SlotParams& p : params) p.last_position = 50;
+  params[2].last_position = 3;
+  const auto moved = [&](const std::vector<int32_t>& list) {
+    pair.set_params(params);
+    pair.set_rows({{1, 11, 1, 1}, {1, 50, 2, 1}, {1, 2, 3, 1}, {}});
+    pair.set_logit_rows(list);
+    pair.run([](Side& s) { s.ops->sample({4, 4}); });
+    std::vector<std::vector<int32_t>> rows;
+    for (Side* s : pair.sides()) {
+      const auto bytes = s->read(s->buffers.rows.data, s->buffers.rows.bytes());
+      rows.emplace_back(16);
+      std::memcpy(rows.back().data(), bytes.data(), 16 * sizeof(int32_t));
+    }
+    EXPECT_EQ(rows[1], rows[0]);
+    return rows[1];
+  };
+  EXPECT_EQ(moved({0, 1, 2, 3}), (std::vector<int32_t>{5, 12, 1, 1, 8, 50, 2, 1, 0, 3, 3, 1, 0, 0, 0, 0}));
+  EXPECT_EQ(moved({1, 0, 0, 0}), (std::vector<int32_t>{8, 12, 1, 1, 5, 50, 2, 1, 1, 2, 3, 1, 0, 0, 0, 0}));
+}
+
 TEST_F(CudaTest, SampleTakesTheLowestOfEqualTokensAndKeepsTies) {
   Case c;
   Pair pair(c);
@@ -421,6 +451,7 @@ TEST_P(CudaVerbs, ReplayGivesTheBitsOfTheEagerStep) {
     const auto eager_sampled = s.read(s.buffers.sampled.data, s.buffers.sampled.bytes());
     s.device->fill(s.buffers.logits.data, 0xFF, s.buffers.logits.bytes());
     s.device->fill(s.buffers.sampled.data, 0xFF, 2 * sizeof(Sampled));
+    rows(n);  // the eager step has moved them on
     recording->launch();
     s.device->synchronize();
     EXPECT_EQ(std::memcmp(eager.data(), s.read(s.buffers.logits.data, 2 * 90 * 4).data(), 2 * 90 * 4), 0)

@@ -282,6 +282,26 @@ static void a_score_can_be_stopped_and_the_engine_goes_on(void) {
   rondo_close(engine);
 }
 
+static int until_the_third(void* user, const rondo_output* output) {
+  int* calls = user;
+  CHECK(output->token >= 0 && output->logprob <= 0);
+  return ++*calls == 3;
+}
+
+static void generation_can_be_stopped_and_goes_on_where_it_was(void) {
+  rondo_engine* engine = open_demo();
+  const rondo_sequence sum = add_text(engine, "36+79=", NULL),
+                       word = add_text(engine, "reverse stressed=", NULL);
+  int calls = 0;
+  CHECK_FAILS(rondo_generate(engine, NULL, NULL), RONDO_INVALID_ARGUMENT, "each");
+  CHECK_FAILS(rondo_generate(engine, until_the_third, &calls), RONDO_STOPPED, "each");
+  CHECK(calls == 3 && rondo_busy(engine));
+  NEED(rondo_generate(engine, until_the_third, &calls));
+  CHECK(calls == (int)(strlen("115\n") + strlen("desserts\n")) && !rondo_busy(engine));
+  CHECK(reads(engine, sum, "36+79=115\n") && reads(engine, word, "reverse stressed=desserts\n"));
+  rondo_close(engine);
+}
+
 static void the_plan_is_what_the_engine_takes(void) {
   const rondo_options options = small_options();
   const rondo_memory_plan* plan = NULL;
@@ -333,6 +353,7 @@ int main(void) {
                                         progress_is_told_and_can_end_the_load,
                                         several_sequences_are_answered_at_once,
                                         sequences_are_cancelled_and_go_on_from_a_cut,
+                                        generation_can_be_stopped_and_goes_on_where_it_was,
                                         a_score_can_be_stopped_and_the_engine_goes_on,
                                         the_plan_is_what_the_engine_takes,
                                         test_sequences};

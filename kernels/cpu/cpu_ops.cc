@@ -116,8 +116,10 @@ class CpuOps final : public Ops {
   void sample(Bucket bucket) override {
     const int64_t V = d_.vocab_size;
     share(bucket.logit_rows, V, [&](int64_t begin, int64_t end, int thread) {
+      const auto* list = b_.logit_rows.as<int32_t>();
       for (int64_t l = begin; l < end; ++l) {
-        const Row& from = row(b_.logit_rows.as<int32_t>()[l]);
+        if (std::find(list, list + l, list[l]) != list + l) continue;  // the row is another entry's
+        const Row from = row(list[l]);
         SampleRow of;
         of.logits = {b_.logits.as<float>() + l * V, static_cast<size_t>(V)};
         of.params = slot(from.slot);
@@ -126,7 +128,11 @@ class CpuOps final : public Ops {
         of.biases = b_.biases.as<SlotBias>() + from.slot * kMaxSlotBiases;
         of.token_words = b_.token_words.as<uint32_t>() + l * V;
         of.top = b_.top.as<TopToken>() + l * kMaxTopTokens;
-        b_.sampled.as<Sampled>()[l] = sample_row(of, sample_scratch_[static_cast<size_t>(thread)]);
+        const Sampled drawn = sample_row(of, sample_scratch_[static_cast<size_t>(thread)]);
+        b_.sampled.as<Sampled>()[l] = drawn;
+        if (from.slot == 0) continue;
+        const int32_t moved = from.position < of.params.last_position ? 1 : 0;
+        b_.rows.as<Row>()[list[l]] = {drawn.token, from.position + moved, from.slot, from.run};
       }
     });
   }

@@ -202,7 +202,7 @@ class CudaOps : public Ops {
 
   void sample(Bucket bucket) override {
     cuda::SampleArgs a{};
-    a.rows = buffers_.rows.as<const Row>();
+    a.rows = buffers_.rows.as<Row>();
     a.logit_rows = buffers_.logit_rows.as<const int32_t>();
     a.slots = buffers_.slots.as<const SlotParams>();
     a.history = buffers_.history.as<const int32_t>();

@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "kernels/loop_end.h"
 #include "kernels/ops.h"
 #include "kernels/read.h"
 
@@ -23,6 +24,10 @@ struct CudaForms {
 // cuBLASLt plans are made the first time a shape is seen and kept, so that a captured step finds them made.
 std::unique_ptr<Ops> make_cuda_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
                                    cudaStream_t stream, CudaForms forms = {});
+
+// `loop` must outlive it.
+std::unique_ptr<LoopEnd> make_cuda_loop_end(const StepDims& dims, const StepBuffers& buffers,
+                                            const LoopBuffers& loop, cudaStream_t stream);
 
 // On the calling thread's device, whose stream it is.
 std::unique_ptr<Reader> make_cuda_reader(cudaStream_t stream);

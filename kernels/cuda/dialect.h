@@ -120,6 +120,30 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
+// Words in host memory that kernels and the host's threads both see. What was written before the store, and
+// by others before a __threadfence_system() and a barrier, is seen by who reads its value.
+__device__ __forceinline__ void store_for_host([[maybe_unused]] uint32_t* word,
+                                               [[maybe_unused]] uint32_t value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.release.sys.u32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
+#endif
+}
+__device__ __forceinline__ uint32_t load_from_host([[maybe_unused]] uint32_t* word) {
+  uint32_t value = 0;
+#if defined(__CUDA_ARCH__)
+  asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+#endif
+  return value;
+}
+
+// Whether the loop that the condition belongs to (a conditional node) goes round once more. One thread.
+__device__ __forceinline__ void set_condition([[maybe_unused]] uint64_t condition,
+                                              [[maybe_unused]] bool value) {
+#if defined(__CUDA_ARCH__)
+  cudaGraphSetConditional(condition, value ? 1u : 0u);
+#endif
+}
+
 // A thread's copies from global to shared memory that go on while it computes, in groups: commit() ends a
 // group, wait<n>() returns when all but the newest n groups have landed for this thread (others see them
 // after a barrier).

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "buffers/error.h"
+#include "buffers/loop_buffers.h"
 #include "buffers/step_buffers.h"
 #include "kernels/cuda/dialect.h"
 
@@ -166,7 +167,7 @@ bool stream_row_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue);
 
 struct SampleArgs {
-  const Row* rows;            // [R]
+  Row* rows;                  // [R], moved on to the next step
   const int32_t* logit_rows;  // [L]
   const SlotParams* slots;    // [slots]
   const int32_t* history;     // [slots, max_context]
@@ -182,5 +183,22 @@ struct SampleArgs {
   int parts;         // up to kScanParts, that a row is scanned in: set by enqueue_sample()
 };
 void enqueue_sample(const SampleArgs& args, Queue& queue);
+
+struct LoopEndArgs {
+  Row* rows;                  // [R]
+  const int32_t* logit_rows;  // [L]
+  const Sampled* sampled;     // [L]
+  const TopToken* top;        // [L, kMaxTopTokens]
+  LoopControl* control;
+  LoopSlot* slots;  // [slots]
+  // in host memory
+  LoopMail* mail;
+  Sampled* mail_sampled;  // [kLoopSteps, logit_rows_capacity]
+  TopToken* mail_top;     // [kLoopSteps, logit_rows_capacity, kMaxTopTokens]
+  uint64_t condition;
+  int64_t logit_rows_capacity;
+};
+void prepare_loop_end();  // loads the kernel, which can only run in a loop
+void enqueue_loop_end(const LoopEndArgs& args, const Queue& queue);
 
 }  // namespace rondo::cuda

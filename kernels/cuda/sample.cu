@@ -113,6 +113,16 @@ struct Histogram {
   }
 };
 
+// What was drawn from a row, and the row's successor in its place. One thread, when the block has read the
+// row for the last time. The next step's first kernel starts behind this one, and no other block reads the
+// row.
+__device__ __forceinline__ void settle(const SampleArgs& a, int64_t l, int32_t at, const Row& row,
+                                       const SlotParams& params, const Sampled& drawn) {
+  a.sampled[l] = drawn;
+  if (row.slot == 0) return;
+  a.rows[at] = {drawn.token, row.position + (row.position < params.last_position ? 1 : 0), row.slot, row.run};
+}
+
 struct Choice {
   uint32_t digit;
   uint64_t above;  // the weight of all keys whose known digits are larger
@@ -275,9 +285,9 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(const SampleArgs a) 
   }
 }
 
-// sampled[l] from logits[l] [V], as kernels/ops.h says and kernels/sampling_math.h computes: biases,
-// penalties; greedy, or temperature, top_k, top_p, min_p and the largest of gap + Gumbel noise. logprob =
-// logit
+// sampled[l] from logits[l] [V], and the row's successor, as kernels/ops.h says and kernels/sampling_math.h
+// computes: biases, penalties; greedy, or temperature, top_k, top_p, min_p and the largest of gap + Gumbel
+// noise. logprob = logit
 // - max - log(sum exp(logit - max)). Grid [L], block 1024. One pass over the logits finds their maximum, the
 // sum of exponentials and the largest wanted logit, which is all that greedy needs; top_k and top_p take four
 // passes each (radix select over ordered keys), the draw one.
@@ -289,7 +299,12 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleArgs a)
   let_next_start();
   wait_for_previous();
   const int64_t l = blockIdx.x;
-  const Row row = a.rows[a.logit_rows[l]];
+  const int32_t at = a.logit_rows[l];
+  int named = 0;
+  for (int earlier = static_cast<int>(threadIdx.x); earlier < l; earlier += kThreads)
+    named |= a.logit_rows[earlier] == at;
+  if (__syncthreads_or(named)) return;  // an unused entry: the row is another block's, and may have moved on
+  const Row row = a.rows[at];
   const SlotParams params = a.slots[row.slot];
   const uint32_t V = static_cast<uint32_t>(a.vocab_size);
   const float* logits = a.logits + l * a.vocab_size;
@@ -318,7 +333,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleArgs a)
   const float row_max = block_reduce(pass.max, floats, -INFINITY, Larger());
   const int broken = __syncthreads_or(pass.broken);
   if (broken || row_max == -INFINITY) {
-    if (threadIdx.x == 0) a.sampled[l] = {0, 0.0f, Sampled::kNumerical, 0};
+    if (threadIdx.x == 0) settle(a, l, at, row, params, {0, 0.0f, Sampled::kNumerical, 0});
     return;
   }
   const float row_sum = block_reduce(pass.sum_at(row_max), floats, 0.0f, Add());
@@ -326,7 +341,7 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleArgs a)
 
   const float log_sum = logf(row_sum);
   if (wanted(likeliest) == -INFINITY) {
-    if (threadIdx.x == 0) a.sampled[l] = {0, 0.0f, Sampled::kNumerical, 0};
+    if (threadIdx.x == 0) settle(a, l, at, row, params, {0, 0.0f, Sampled::kNumerical, 0});
     return;
   }
   if (params.top_logprobs > 0)
@@ -371,7 +386,8 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleArgs a)
     token = token_of(block_reduce(best, words_of_warps, uint64_t{0}, Larger()));
   }
   if (threadIdx.x == 0)
-    a.sampled[l] = {static_cast<int32_t>(token), logits[token] - row_max - log_sum, Sampled::kOk, 0};
+    settle(a, l, at, row, params,
+           {static_cast<int32_t>(token), logits[token] - row_max - log_sum, Sampled::kOk, 0});
 }
 
 }  // namespace

@@ -82,6 +82,8 @@ void Rig::seat(std::span<const int64_t> lengths) {
   for (size_t i = 0; i < tables.size(); ++i) {
     SlotParams params;
     params.prompt_length = static_cast<int32_t>(lengths[i]);
+    params.last_position =
+        params.prompt_length - 1;  // steps that are run again and again stay where they are
     const int slot = static_cast<int>(i) + 1;
     core_.inputs().write_slot(slot, params, {});
     core_.inputs().write_pages(slot, 0, tables[i], true);

@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <set>
 #include <unordered_map>
 
 #include "runner/cli/commands.h"
@@ -116,7 +118,10 @@ class Generation {
   // Until all have ended or a signal came; then whatever is left is cancelled between two steps.
   void decode() {
     try {
-      while (engine_.busy() && caught_signal() == 0) step();
+      if (options_.target.engine.one_launch)
+        generate();
+      else
+        while (engine_.busy() && caught_signal() == 0) step();
       for (size_t i = 0; i < sequences_.size(); ++i) {
         if (sequences_[i].ended()) continue;
         if (engine_.finish_reason(ids_[i]) == FinishReason::None) engine_.cancel(ids_[i]);
@@ -163,6 +168,10 @@ class Generation {
     std::string line = fmt::format("{} tokens, {:.1f} tokens/s, {:.3f} ms/token, {} replays of {} steps, {}",
                                    timings_.tokens, timings_.tokens_per_second(), timings_.ms_per_token(),
                                    stats.replays, stats.steps, stats.device);
+    if (options_.target.engine.one_launch)
+      line += stats.one_launch == "on"
+                  ? fmt::format(", {} steps in {} launches", stats.loop_steps, stats.loops)
+                  : fmt::format(", no loops: {}", stats.one_launch);
     size_t full = 0;
     for (const Sequence& sequence : sequences_) full += sequence.finish == FinishReason::ContextFull;
     if (full > 0)
@@ -184,15 +193,14 @@ class Generation {
 
  private:
   void step() {
-    bool prompting = false;
-    for (const Sequence& sequence : sequences_) prompting |= !sequence.ended() && sequence.ids.empty();
+    const bool prompts = prompting();
     const auto start = std::chrono::steady_clock::now();
     const std::vector<Output> outputs = engine_.step();
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
     uint64_t tokens = 0;
     for (const Output& output : outputs) tokens += output.token >= 0;
     timings_.tokens += tokens;
-    if (prompting) {
+    if (prompts) {
       timings_.prompt_ms += took.count();
     } else {
       timings_.decode_ms += took.count();
@@ -200,6 +208,36 @@ class Generation {
       timings_.decode_steps += 1;
     }
     for (const Output& output : outputs) take(output);
+  }
+
+  bool prompting() const {
+    return std::any_of(sequences_.begin(), sequences_.end(),
+                       [](const Sequence& sequence) { return !sequence.ended() && sequence.ids.empty(); });
+  }
+
+  // Times are those between two outputs; a sequence that comes again says that there was another step.
+  void generate() {
+    std::set<SequenceId> in_step;
+    auto last = std::chrono::steady_clock::now();
+    engine_.generate([&](const Output& output) {
+      const auto now = std::chrono::steady_clock::now();
+      const double took = std::chrono::duration<double, std::milli>(now - last).count();
+      last = now;
+      const uint64_t tokens = output.token >= 0;
+      timings_.tokens += tokens;
+      const bool another = !in_step.insert(output.sequence).second;
+      if (another) in_step = {output.sequence};
+      if (prompting()) {
+        timings_.prompt_ms += took;
+      } else {
+        timings_.decode_ms += took;
+        timings_.decode_tokens += tokens;
+        timings_.decode_steps += another;
+      }
+      take(output);
+      if (caught_signal() == 0) return;
+      for (SequenceId id : ids_) engine_.cancel(id);  // heard of between two steps
+    });
   }
 
   void take(const Output& output) {

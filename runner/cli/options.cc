@@ -122,6 +122,8 @@ void add_run_flags(CLI::App* app, ModelFlags* flags) {
   add_text(app, "--graph", "MODE",
            "auto (capture at start where there are graphs), require, lazy or off [auto]",
            [=](const std::string& text) { set_graph(text, *engine); });
+  app->add_flag("!--no-launch-ahead", engine->launch_ahead,
+                "A step is enqueued only when the one in front has been made");
   add_integer(app, "--threads", &engine->threads, 1, 4096, "Threads of the CPU backend [one per core]");
 }
 
@@ -217,6 +219,8 @@ class GenerateCommand {
         ->take_all();
     app_->add_flag("--ignore-eos", options_.request.ignore_eos,
                    "The model's own end-of-sequence ids do not stop it");
+    app_->add_flag("--one-launch", model_.engine.one_launch,
+                   "Many steps by one launch of a graph that loops, where the GPU's driver has them");
     app_->add_flag("--json", options_.json, "One JSON document at the end, in place of text");
     app_->add_flag("--jsonl", options_.lines,
                    "Requests from standard input, one JSON object a line; so it is without a prompt where "
@@ -234,6 +238,8 @@ class GenerateCommand {
           "generate: expected at least one --prompt or --prompt-ids, or lines on standard input, found none");
     if (options_.lines && (!options_.prompts.empty() || options_.json))
       refuse("--jsonl: expected no --prompt, --prompt-ids or --json beside it");
+    if (options_.lines && model_.engine.one_launch)
+      refuse("--one-launch: expected prompts, found lines on standard input, which may come at any time");
     if (options_.stream && !options_.lines) refuse("--stream: expected --jsonl with it");
     // K/V memory is set aside for every sequence at once: no more of them than there are prompts.
     if (!model_.max_sequences_given && !options_.lines &&

@@ -39,6 +39,7 @@ const char* type_name(cudaGraphNodeType type) {
     case cudaGraphNodeTypeMemcpy: return "copy";
     case cudaGraphNodeTypeMemset: return "memset";
     case cudaGraphNodeTypeGraph: return "graph";
+    case cudaGraphNodeTypeConditional: return "conditional";
     default: return "other";
   }
 }
@@ -123,6 +124,14 @@ cudaError_t launch_kernel(cudaStream_t stream, KernelLaunch launch) {
   return submit(s, std::move(operation));
 }
 
+void set_condition(cudaGraphConditionalHandle handle, unsigned value) {
+  std::lock_guard lock(runtime().mutex);
+  const auto condition = runtime().conditions.find(handle);
+  if (condition == runtime().conditions.end() || !condition->second.used)
+    throw simt::error("cudaGraphSetConditional: the handle belongs to no conditional node");
+  condition->second.value = value;
+}
+
 std::vector<CapturedPointer> captured_pointers(cudaGraph_t graph) {
   std::lock_guard lock(runtime().mutex);
   std::vector<CapturedPointer> out;
@@ -145,7 +154,7 @@ using namespace fake::detail;
 namespace {
 
 CUgraph_st* find_graph(cudaGraph_t graph) {
-  if (runtime().graphs.count(graph)) return graph;
+  if (runtime().graphs.count(graph) || runtime().bodies.count(graph)) return graph;
   if (graph) runtime().note("use of a graph that was destroyed or never created");
   return nullptr;
 }
@@ -162,14 +171,73 @@ cudaError_t refuse_graph_on_capturing(CUstream_st* stream) {
   return failed(cudaErrorStreamCaptureUnsupported);
 }
 
+// What nodes of a conditional node's body may be.
+bool fits_a_body(cudaGraphNodeType type) {
+  switch (type) {
+    case cudaGraphNodeTypeKernel:
+    case cudaGraphNodeTypeMemcpy:
+    case cudaGraphNodeTypeMemset:
+    case cudaGraphNodeTypeGraph:
+    case cudaGraphNodeTypeEmpty:
+    case cudaGraphNodeTypeConditional: return true;
+    default: return false;
+  }
+}
+
+// The nodes as they are now; null where one cannot be where it is.
+std::shared_ptr<Operation> snapshot(const CUgraph_st& graph, bool body) {
+  auto all = std::make_shared<Operation>();
+  all->type = cudaGraphNodeTypeGraph;
+  for (auto& node : graph.nodes) {
+    if (body && !fits_a_body(node->operation->type)) return nullptr;
+    if (!node->body) {
+      all->children.push_back(node->operation);
+      continue;
+    }
+    if (body) {
+      runtime().note("a loop inside a loop is not modelled");
+      return nullptr;
+    }
+    const auto inside = snapshot(*node->body, true);
+    if (!inside) return nullptr;
+    auto conditional = std::make_shared<Operation>(*node->operation);
+    conditional->children = inside->children;
+    all->children.push_back(std::move(conditional));
+    all->loops = true;
+  }
+  return all;
+}
+
+// A graph and the bodies of its nodes.
+void destroy(CUgraph_st* graph) {
+  for (auto& [handle, condition] : runtime().conditions)
+    if (condition.graph == graph) condition.graph = nullptr;  // what was instantiated may still run
+  for (auto& node : graph->nodes)
+    if (node->body) {
+      runtime().bodies.erase(node->body);
+      destroy(node->body);
+    }
+  delete graph;
+}
+
+cudaError_t begin_capture(CUstream_st* s, cudaStreamCaptureMode mode, std::unique_ptr<CUgraph_st> own,
+                          CUgraph_st* graph) {
+  if (!s) return failed(cudaErrorInvalidResourceHandle);
+  if (s == &runtime().legacy) return failed(cudaErrorStreamCaptureUnsupported);
+  if (s->capture) return failed(cudaErrorIllegalState);
+  s->capture = Capture{mode, std::this_thread::get_id(), std::move(own), graph, ++runtime().captures};
+  return cudaSuccess;
+}
+
 cudaError_t instantiate(cudaGraphExec_t* exec, cudaGraph_t graph) {
   *exec = nullptr;
   if (cudaError_t e = forbidden_by_capture()) return e;
   CUgraph_st* g = find_graph(graph);
   if (!g) return failed(cudaErrorInvalidValue);
-  auto operation = std::make_shared<Operation>();
-  operation->type = cudaGraphNodeTypeGraph;
-  for (auto& node : g->nodes) operation->children.push_back(node->operation);
+  for (const auto& [handle, condition] : runtime().conditions)
+    if (condition.graph == g && !condition.used) return failed(cudaErrorInvalidValue);
+  const auto operation = snapshot(*g, false);
+  if (!operation) return failed(cudaErrorNotSupported);
   *exec = new CUgraphExec_st{operation};
   runtime().execs.insert(*exec);
   return cudaSuccess;
@@ -203,12 +271,69 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   Call call("cudaStreamBeginCapture");
   if (call.refused()) return call.refused();
-  CUstream_st* s = find_stream(stream);
-  if (!s) return failed(cudaErrorInvalidResourceHandle);
-  if (s == &runtime().legacy) return failed(cudaErrorStreamCaptureUnsupported);
-  if (s->capture) return failed(cudaErrorIllegalState);
-  s->capture =
-      Capture{mode, std::this_thread::get_id(), std::make_unique<CUgraph_st>(), ++runtime().captures};
+  auto own = std::make_unique<CUgraph_st>();
+  CUgraph_st* graph = own.get();
+  return begin_capture(find_stream(stream), mode, std::move(own), graph);
+}
+
+// Into a graph without nodes that the capture would have to stand behind.
+cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph, const cudaGraphNode_t*,
+                                          const cudaGraphEdgeData*, size_t dependencies,
+                                          cudaStreamCaptureMode mode) {
+  Call call("cudaStreamBeginCaptureToGraph");
+  if (call.refused()) return call.refused();
+  CUgraph_st* g = find_graph(graph);
+  if (!g || dependencies) return failed(cudaErrorInvalidValue);
+  return begin_capture(find_stream(stream), mode, nullptr, g);
+}
+
+cudaError_t cudaGraphCreate(cudaGraph_t* graph, unsigned flags) {
+  Call call("cudaGraphCreate");
+  if (call.refused()) return call.refused();
+  if (!graph || flags) return failed(cudaErrorInvalidValue);
+  *graph = new CUgraph_st;
+  runtime().graphs.insert(*graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle* handle, cudaGraph_t graph,
+                                             unsigned at_launch, unsigned flags) {
+  Call call("cudaGraphConditionalHandleCreate");
+  if (call.refused()) return call.refused();
+  CUgraph_st* g = find_graph(graph);
+  if (!g || !handle || flags & ~unsigned(cudaGraphCondAssignDefault)) return failed(cudaErrorInvalidValue);
+  static uint64_t number = 0;
+  *handle = ++number;
+  runtime().conditions[*handle] = {g, at_launch, flags != 0, false, 0};
+  return cudaSuccess;
+}
+
+// Conditional nodes of the kind "while"; other nodes come from captures.
+cudaError_t cudaGraphAddNode(cudaGraphNode_t* out, cudaGraph_t graph, const cudaGraphNode_t*,
+                             const cudaGraphEdgeData*, size_t dependencies, cudaGraphNodeParams* params) {
+  Call call("cudaGraphAddNode");
+  if (call.refused()) return call.refused();
+  CUgraph_st* g = find_graph(graph);
+  if (!g || !out || !params || dependencies) return failed(cudaErrorInvalidValue);
+  if (params->type != cudaGraphNodeTypeConditional || params->conditional.type != cudaGraphCondTypeWhile) {
+    runtime().note("cudaGraphAddNode of another node than a conditional one that loops is not modelled");
+    return failed(cudaErrorNotSupported);
+  }
+  const auto condition = runtime().conditions.find(params->conditional.handle);
+  if (condition == runtime().conditions.end() || condition->second.graph != g || condition->second.used ||
+      params->conditional.size != 1)
+    return failed(cudaErrorInvalidValue);
+  condition->second.used = true;
+  auto operation = std::make_shared<Operation>();
+  operation->type = cudaGraphNodeTypeConditional;
+  operation->condition = condition->first;
+  auto node = std::make_unique<CUgraphNode_st>();
+  node->operation = std::move(operation);
+  node->body = new CUgraph_st;
+  runtime().bodies.insert(node->body);
+  params->conditional.phGraph_out = &node->body;
+  *out = node.get();
+  g->nodes.push_back(std::move(node));
   return cudaSuccess;
 }
 
@@ -225,8 +350,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (capture.invalid) return failed(cudaErrorStreamCaptureInvalidated);
   if (capture.mode != cudaStreamCaptureModeRelaxed && capture.owner != std::this_thread::get_id())
     return failed(cudaErrorStreamCaptureWrongThread);
-  *graph = capture.graph.release();
-  runtime().graphs.insert(*graph);
+  *graph = capture.graph;
+  if (capture.own) runtime().graphs.insert(capture.own.release());
   return cudaSuccess;
 }
 
@@ -316,9 +441,9 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   Call call("cudaGraphDestroy", Call::Device::not_asked);
   if (call.nothing_exists()) return call.refused();
   CUgraph_st* g = find_graph(graph);
-  if (!g) return call.result(cudaErrorInvalidValue);
+  if (!g || runtime().bodies.count(g)) return call.result(cudaErrorInvalidValue);
   runtime().graphs.erase(g);
-  delete g;
+  destroy(g);
   return call.result(cudaSuccess);
 }
 

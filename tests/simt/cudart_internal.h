@@ -23,7 +23,10 @@ struct Operation {
   KernelLaunch launch;         // of a kernel; for the node's parameters
   std::function<void()> work;  // runs it to its end; throws simt::error
   std::vector<CapturedPointer> pointers;
-  std::vector<std::shared_ptr<const Operation>> children;  // of a graph launch, instead of work
+  // Of a graph launch, instead of work; of a conditional node, its body.
+  std::vector<std::shared_ptr<const Operation>> children;
+  uint64_t condition = 0;  // of a conditional node
+  bool loops = false;      // of a graph launch: a conditional node is among its children
 };
 using OperationPtr = std::shared_ptr<const Operation>;
 
@@ -33,6 +36,7 @@ struct Queue {
     OperationPtr operation;  // null: wait for `until` of the other queue
     std::shared_ptr<Queue> other;
     uint64_t until = 0;
+    bool last = true;  // of what was submitted as one; a graph with a loop comes apart
   };
   std::deque<Item> items;
   uint64_t submitted = 0, completed = 0;
@@ -41,9 +45,20 @@ struct Queue {
 struct Capture {
   cudaStreamCaptureMode mode;
   std::thread::id owner;
-  std::unique_ptr<CUgraph_st> graph;
+  std::unique_ptr<CUgraph_st> own;  // null: another's graph is captured into
+  CUgraph_st* graph;
   uint64_t id;
   bool invalid = false;
+};
+
+// What cudaGraphSetConditional sets. Its graph and its node are those of the definition; what is instantiated
+// shares the value.
+struct Condition {
+  const CUgraph_st* graph;
+  unsigned at_launch;
+  bool assigned;  // at_launch, when the graph is launched
+  bool used;      // by a node
+  unsigned value;
 };
 
 }  // namespace fake::detail
@@ -51,6 +66,7 @@ struct Capture {
 struct CUgraphNode_st {
   fake::detail::OperationPtr operation;
   std::vector<void*> kernel_params;
+  CUgraph_st* body = nullptr;  // of a conditional node, whose it is
 };
 struct CUgraph_st {
   std::vector<std::unique_ptr<CUgraphNode_st>> nodes;
@@ -85,6 +101,8 @@ struct Runtime {
   CUstream_st legacy;
   std::set<CUstream_st*> streams;
   std::set<CUgraph_st*> graphs;
+  std::set<CUgraph_st*> bodies;  // of conditional nodes: they go with their graphs
+  std::map<uint64_t, Condition> conditions;
   std::set<CUgraphExec_st*> execs;
   std::set<CUevent_st*> events;
   std::map<const char*, Block> blocks;

@@ -11,6 +11,7 @@ void execute(const Operation& operation) {
     if (r.broken) return;
     execute(*child);
   }
+  if (operation.type == cudaGraphNodeTypeConditional) return;
   if (!operation.work) return;
   const bool counts = operation.type != cudaGraphNodeTypeEventRecord;
   if (counts && r.fault_countdown && --r.fault_countdown == 0) {
@@ -26,14 +27,33 @@ void execute(const Operation& operation) {
   }
 }
 
+// A graph with a loop becomes its nodes, so that the host can look on between two rounds.
+void take_apart(Queue& queue, const Operation& graph) {
+  for (auto node = graph.children.rbegin(); node != graph.children.rend(); ++node) {
+    const bool last = node == graph.children.rbegin();
+    queue.items.push_front({*node, nullptr, 0, last});
+    auto condition = runtime().conditions.find((*node)->condition);
+    if (condition != runtime().conditions.end() && condition->second.assigned)
+      condition->second.value = condition->second.at_launch;
+  }
+}
+
 void run_front(Queue& queue) {
+  const Queue::Item& front = queue.items.front();
+  if (front.operation && front.operation->type == cudaGraphNodeTypeConditional &&
+      runtime().conditions.at(front.operation->condition).value) {
+    execute(*front.operation);  // one round; the condition is asked again
+    return;
+  }
   Queue::Item item = std::move(queue.items.front());
   queue.items.pop_front();
-  if (item.operation)
-    execute(*item.operation);
-  else
+  if (!item.operation)
     run_until(*item.other, item.until);
-  ++queue.completed;
+  else if (item.operation->loops)
+    return take_apart(queue, *item.operation);
+  else if (item.operation->type != cudaGraphNodeTypeConditional)
+    execute(*item.operation);
+  queue.completed += item.last;
 }
 
 void drop_all(Queue& queue) {
@@ -47,7 +67,7 @@ void push(Queue& queue, Queue::Item item) {
 }
 
 void push_wait(Queue& queue, const std::shared_ptr<Queue>& other) {
-  if (other->completed < other->submitted) push(queue, {nullptr, other, other->submitted});
+  if (other->completed < other->submitted) push(queue, {nullptr, other, other->submitted, true});
 }
 
 }  // namespace
@@ -79,7 +99,7 @@ cudaError_t submit(CUstream_st* stream, std::shared_ptr<Operation> operation) {
   } else if (stream->blocking()) {
     push_wait(*stream->queue, r.legacy.queue);
   }
-  push(*stream->queue, {std::move(operation), nullptr, 0});
+  push(*stream->queue, {std::move(operation), nullptr, 0, true});
   return cudaSuccess;
 }
 
@@ -245,7 +265,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     return failed(cudaErrorStreamCaptureIsolation);
   }
   if (pending(e)) {
-    s->queue->items.push_back({nullptr, e->queue, e->until});
+    s->queue->items.push_back({nullptr, e->queue, e->until, true});
     ++s->queue->submitted;
   }
   return cudaSuccess;

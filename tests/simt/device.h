@@ -162,6 +162,7 @@ inline unsigned __reduce_xor_sync(unsigned m, unsigned v, SIMT_AT) {
 
 inline void __threadfence() { simt::fence(); }
 inline void __threadfence_block() { simt::fence(); }
+inline void __threadfence_system() { simt::fence(); }
 
 template <class T>
 T __ldg(const T* p) {

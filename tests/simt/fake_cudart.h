@@ -102,5 +102,6 @@ struct KernelLaunch {
   std::function<void()> body;  // one CUDA thread
 };
 cudaError_t launch_kernel(cudaStream_t stream, KernelLaunch launch);
+void set_condition(cudaGraphConditionalHandle handle, unsigned value);  // in a kernel
 
 }  // namespace fake

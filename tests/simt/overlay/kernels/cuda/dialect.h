@@ -5,6 +5,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <tuple>
@@ -94,6 +96,16 @@ void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared
 
 inline void let_next_start() {}
 inline void wait_for_previous() {}
+
+// Words in host memory that kernels and the host's threads both see.
+inline void store_for_host(uint32_t* word, uint32_t value) {
+  std::atomic_ref<uint32_t>(*word).store(value, std::memory_order_release);
+}
+inline uint32_t load_from_host(uint32_t* word) {
+  return std::atomic_ref<uint32_t>(*word).load(std::memory_order_acquire);
+}
+
+inline void set_condition(uint64_t condition, bool value) { fake::set_condition(condition, value); }
 
 // As on the device, a copy lands when it is waited for, so that a forgotten wait reads what lay there before.
 class AsyncCopies {
