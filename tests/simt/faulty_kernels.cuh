@@ -106,6 +106,27 @@ __global__ void misaligned_load(float* out, const float* in) {
   out[threadIdx.x] = four.x + four.w;
 }
 
+// Fault: an asynchronous copy of 16 bytes from an address aligned to 4.
+template <bool kFaulty>
+__global__ void misaligned_async_copy(float* out, const float* in) {
+  RONDO_SHARED(buffer, float4[32]);
+  rondo::cuda::AsyncCopies copies;
+  copies.copy16(&buffer[threadIdx.x], in + 4 * threadIdx.x + (kFaulty ? 1 : 0));
+  copies.commit();
+  copies.wait<0>();
+  out[threadIdx.x] = buffer[threadIdx.x].x;
+}
+
+// Fault: rows of 16-bit elements that begin 2 bytes askew.
+template <bool kFaulty>
+__global__ void misaligned_matrix_row(float* out, const float* in) {
+  RONDO_SHARED(rows, uint4[33]);
+  rows[threadIdx.x] = make_uint4(unsigned(in[threadIdx.x]), 0, 0, 0);
+  __syncwarp();
+  const char* const row = reinterpret_cast<const char*>(&rows[threadIdx.x]) + (kFaulty ? 2 : 0);
+  out[threadIdx.x] = float(rondo::cuda::load_matrices(row).x & 0xff);
+}
+
 // Fault: one past the input.
 template <bool kFaulty>
 __global__ void past_global(float* out, const float* in) {

@@ -12,45 +12,13 @@
 #include <vector>
 
 #include "buffers/error.h"
-#include "tests/simt/test_support.h"
+#include "tests/simt/faulty_run.h"
 
 namespace {
 
 using namespace faulty;
 using rondo::cuda::launch;
 using simt_test::DeviceArray;
-using Kernel = void (*)(float*, const float*);
-
-constexpr size_t kValues = 1024;
-const simt::Options kOrders[] = {
-    {simt::Order::forward, 1}, {simt::Order::reverse, 1}, {simt::Order::random, 1}, {simt::Order::random, 2}};
-
-float input(size_t i) { return float(1 + i % 7); }
-
-struct Outcome {
-  cudaError_t status = cudaSuccess;
-  std::string misuse;
-  std::vector<float> out;
-};
-
-Outcome run(Kernel kernel, unsigned grid, unsigned block, size_t shared, const simt::Options& options) {
-  fake::reset();
-  simt::set_options(options);
-  std::vector<float> in(kValues);
-  for (size_t i = 0; i < kValues; ++i) in[i] = input(i);
-  Outcome o;
-  {
-    DeviceArray<float> din(in), dout(std::vector<float>(kValues, 0.0f));
-    launch(kernel, dim3(grid), dim3(block), shared, nullptr, dout.data(),
-           static_cast<const float*>(din.data()));
-    o.status = cudaStreamSynchronize(nullptr);
-    if (!o.status) o.out = dout.download();
-    o.misuse = fake::misuse();
-  }
-  simt::set_options({});
-  fake::reset();
-  return o;
-}
 
 struct Sound {
   const char* name;
@@ -70,6 +38,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Sound{"reverse_in_dynamic_shared", reverse_in_dynamic_shared<true>, 1, 256, 1024},
                     Sound{"read_unwritten_shared", read_unwritten_shared<false>, 1, 256, 0},
                     Sound{"misaligned_load", misaligned_load<false>, 1, 32, 0},
+                    Sound{"misaligned_async_copy", misaligned_async_copy<false>, 1, 32, 0},
+                    Sound{"misaligned_matrix_row", misaligned_matrix_row<false>, 1, 32, 0},
                     Sound{"past_global", past_global<false>, 1, 256, 0},
                     Sound{"leave_before_barrier", leave_before_barrier<false>, 1, 256, 0},
                     Sound{"two_barriers", two_barriers<false>, 1, 256, 0},
@@ -82,29 +52,10 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_P(SoundKernel, RaisesNoAlarmAndIsTheSameInEveryOrder) {
   const Sound& k = GetParam();
-  const Outcome first = run(k.kernel, k.grid, k.block, k.shared, kOrders[0]);
-  ASSERT_EQ(first.status, cudaSuccess) << first.misuse;
-  float sum = 0;
-  for (float v : first.out) sum += v;
-  EXPECT_TRUE(std::isfinite(sum));
-  EXPECT_GT(sum, 0.0f);
-  for (const simt::Options& order : kOrders) {
-    const Outcome o = run(k.kernel, k.grid, k.block, k.shared, order);
-    EXPECT_EQ(o.status, cudaSuccess) << o.misuse;
-    EXPECT_EQ(o.out, first.out);
-  }
+  expect_no_alarm(k.kernel, k.grid, k.block, k.shared);
 }
 
 // ---- faults that end the launch with an error
-
-void expect_error(Kernel kernel, unsigned grid, unsigned block, const std::string& message) {
-  for (const simt::Options& order : kOrders) {
-    const Outcome o = run(kernel, grid, block, 0, order);
-    EXPECT_EQ(o.status, cudaErrorLaunchFailure);
-    EXPECT_NE(o.misuse.find(message), std::string::npos) << o.misuse;
-    EXPECT_NE(o.misuse.find("block (0,0,0)"), std::string::npos) << o.misuse;
-  }
-}
 
 TEST(FaultyKernel, BarrierThatSomeThreadsNeverReach) {
   expect_error(leave_before_barrier<true>, 1, 256, "56 threads have exited, 200 wait at __syncthreads()");
@@ -125,6 +76,14 @@ TEST(FaultyKernel, MaskWithoutItsCaller) {
   expect_error(mask_without_caller<true>, 1, 32, "a lane calls a warp collective whose mask leaves it out");
 }
 TEST(FaultyKernel, Trap) { expect_error(give_up<true>, 1, 32, "__trap(): block (0,0,0) thread (3,0,0)"); }
+TEST(FaultyKernel, AsynchronousCopyFromAnAddressAskew) {
+  expect_error(misaligned_async_copy<true>, 1, 32, "addresses that are multiples of 16");
+  expect_error(misaligned_async_copy<true>, 1, 32, "faulty_kernels.cuh:");
+}
+TEST(FaultyKernel, MatrixRowAtAnAddressAskew) {
+  expect_error(misaligned_matrix_row<true>, 1, 32, "an address that is a multiple of 16");
+  expect_error(misaligned_matrix_row<true>, 1, 32, "faulty_kernels.cuh:");
+}
 TEST(FaultyKernel, TooMuchStaticSharedMemory) {
   expect_error(too_much_static_shared<true>, 1, 32, "static shared memory over 48 KiB");
 }
@@ -174,15 +133,8 @@ TEST(FaultyKernel, BlocksThatOverwriteEachOtherDependOnTheOrder) {
 
 #if defined(__SANITIZE_THREAD__)
 void expect_race(Kernel kernel, unsigned grid, unsigned block) {
-  GTEST_FLAG_SET(death_test_style,
-                 "threadsafe");  // a fresh process: the stand-in refuses to work in a forked one
   for (const simt::Options& order : kOrders)
-    EXPECT_EXIT(
-        {
-          run(kernel, grid, block, 0, order);
-          std::exit(0);
-        },
-        testing::ExitedWithCode(66), "data race(.|\n)*faulty_kernels.cuh");
+    expect_reported_race(kernel, grid, block, order, "faulty_kernels.cuh");
 }
 #else
 void expect_race(Kernel kernel, unsigned grid, unsigned block) {

@@ -162,6 +162,31 @@ TEST_F(Cuda, WarpReductionsKnowSignedFromUnsigned) {
   }
 }
 
+// Element (matrix m, row r, column c) is 64 m + 8 r + c. ldmatrix wants shared memory.
+__global__ void matrices(int* out) {
+  RONDO_SHARED(rows, uint4[kLanes]);
+  const unsigned lane = threadIdx.x, first = 8 * lane;
+  const auto pair = [&](unsigned i) { return (first + i) | (first + i + 1) << 16; };
+  rows[lane] = make_uint4(pair(0), pair(2), pair(4), pair(6));
+  __syncwarp();
+  const uint4 words = rondo::cuda::load_matrices(&rows[lane]),
+              turned = rondo::cuda::load_matrices_transposed(&rows[lane]);
+  int* mine = out + lane * 8;
+  mine[0] = int(words.x), mine[1] = int(words.y), mine[2] = int(words.z), mine[3] = int(words.w);
+  mine[4] = int(turned.x), mine[5] = int(turned.y), mine[6] = int(turned.z), mine[7] = int(turned.w);
+}
+
+TEST_F(Cuda, MatricesLoadByRowsOrTransposed) {
+  const auto out = ints(matrices, dim3(1), dim3(kLanes), kLanes * 8);
+  const auto element = [](int m, int row, int column) { return 64 * m + 8 * row + column; };
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int m = 0; m < 4; ++m) {
+      const int g = lane / 4, t = lane % 4;
+      EXPECT_EQ(out[size_t(lane * 8 + m)], element(m, g, 2 * t) | element(m, g, 2 * t + 1) << 16);
+      EXPECT_EQ(out[size_t(lane * 8 + 4 + m)], element(m, 2 * t, g) | element(m, 2 * t + 1, g) << 16);
+    }
+}
+
 __global__ void barriers(int* out) {
   const int t = int(threadIdx.x);
   int* mine = out + t * 3;

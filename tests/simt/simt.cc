@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tests/simt/fiber.h"
+#include "tests/simt/landings.h"
 #if defined(SIMT_TSAN)
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -58,7 +59,7 @@ Pool& pool() {
   return pool_is_gone ? *late : own;
 }
 
-enum class State : uint8_t { fresh, ready, running, at_barrier, in_collective, exited };
+enum class State : uint8_t { fresh, ready, running, at_barrier, in_collective, at_landing, exited };
 
 struct Thread {
   State state = State::fresh;
@@ -68,6 +69,7 @@ struct Thread {
   Resolve resolve = nullptr;
   void* payload = nullptr;
   int predicate = 0, count = 0;
+  const void* landing = nullptr;  // that it waits for
   Where at{};
 };
 struct Warp {
@@ -144,6 +146,7 @@ class Grid {
     if (options_.order == Order::random)
       for (unsigned i = n_; i > 1; --i) std::swap(order_[i - 1], order_[random() % i]);
     next_ = exited_ = waiting_ = head_ = tail_ = 0;
+    landings_.clear();
     if (options_.poison_shared) {
       for (auto& s : shared_) poison(s.address, s.bytes);
       poison(dynamic_, dynamic_bytes_);
@@ -151,6 +154,7 @@ class Grid {
     tsan_release(&start_);
     if (pick()) Fiber::switch_to(main_, current());
     if (failure_.empty() && exited_ != n_) failure_ = describe_deadlock();
+    if (failure_.empty() && landings_.first_under_way()) failure_ = describe_forgotten_copy();
     if (!failure_.empty())
       for (auto& t :
            threads_)  // those that are stuck inside the kernel will not say themselves that they ended
@@ -235,6 +239,43 @@ class Grid {
       if (mask >> l & 1) wake(base + l);
   }
 
+  void prepare_landing(const void* word, Where at) {
+    if (!is_shared(word, sizeof(uint64_t))) fail("a landing lies outside the block's shared memory", at);
+    check(landings_.prepare(word, running_), at);
+  }
+  void prepare_landings_done() { landings_.announce(running_); }
+
+  void check_bulk_copy(const void* word, uint64_t content, const BulkCopy& copy, Where at) {
+    check(landings_.check_copy(word, content, copy), at);
+    if (!is_shared(copy.to, copy.bytes)) fail("a bulk copy runs past the block's shared memory", at);
+    if (is_shared(copy.from, 1)) fail("a bulk copy takes its bytes from global memory, not from shared", at);
+  }
+  void start_bulk_copy(const void* word, const BulkCopy& copy, Where at) {
+    landings_.start(word, copy, at);
+    tsan_release(const_cast<void*>(word));
+    for (Index i : order_)
+      if (threads_[i.value].state == State::at_landing && threads_[i.value].landing == word) wake(i.value);
+  }
+
+  void wait_landed(const void* word, uint64_t content, int parity, Where at) {
+    check(landings_.check_wait(word, content, parity), at);
+    Thread& self = threads_[running_];
+    const unsigned use = landings_.find(word)->uses;
+    if (int(use % 2) == parity) {
+      if (!landings_.find(word)->under_way()) {
+        self.at = at;
+        self.landing = word;
+        self.state = State::at_landing;
+        yield();
+      }
+      Landings::Landing& landing = *landings_.find(word);
+      if (landing.uses == use) landings_.land(landing);
+      if (landing.uses != use + 1)
+        fail("a landing was used again while a thread still waited for its use before: it would miss it", at);
+    }
+    tsan_acquire(const_cast<void*>(word));
+  }
+
   void* shared(const void* key, size_t bytes) {
     for (auto& s : shared_)
       if (s.key == key) return s.address;
@@ -275,6 +316,7 @@ class Grid {
   std::vector<Index> order_, ready_;
   std::vector<SharedVariable> shared_;
   std::vector<FreeFiber> free_;
+  Landings landings_;
   Fiber main_;
   std::string failure_;
   char* arena_ = nullptr;  // static shared memory under ThreadSanitizer
@@ -282,6 +324,22 @@ class Grid {
 
   Fiber& current() { return *threads_[running_].fiber; }
   Index& slot(unsigned k) { return ready_[k % n_]; }
+
+  void check(const char* wrong, Where at) {
+    if (wrong) fail(wrong, at);
+  }
+
+  // All in one shared variable, or in the dynamic shared memory.
+  bool is_shared(const void* address, size_t bytes) const {
+    const auto begin = reinterpret_cast<uintptr_t>(address);
+    const auto within = [&](const void* part, size_t size) {
+      const auto at = reinterpret_cast<uintptr_t>(part);
+      return begin >= at && begin - at <= size && bytes <= size - (begin - at);
+    };
+    for (auto& s : shared_)
+      if (within(s.address, s.bytes)) return true;
+    return within(dynamic_, dynamic_bytes_);
+  }
 
   uint64_t random() {
     random_ ^= random_ << 13;
@@ -331,19 +389,34 @@ class Grid {
   }
 
   std::string describe_deadlock() const {
-    unsigned at_barrier = 0, in_warp = 0;
+    unsigned at_barrier = 0, in_warp = 0, at_landing = 0;
     const Thread* example = nullptr;
     for (auto& t : threads_) {
       if (t.state == State::at_barrier) ++at_barrier, example = &t;
       if (t.state == State::in_collective) ++in_warp, example = &t;
+      if (t.state == State::at_landing) ++at_landing, example = &t;
     }
     char text[600];
     const uint3 b = blockIdx, t = example->index;
     std::snprintf(
         text, sizeof text,
         "deadlock in block (%u,%u,%u): %u threads have exited, %u wait at __syncthreads(), %u in a warp "
-        "collective; one is thread (%u,%u,%u) at %s:%u",
-        b.x, b.y, b.z, exited_, at_barrier, in_warp, t.x, t.y, t.z, example->at.file, example->at.line);
+        "collective, %u for a bulk copy that nobody starts; one is thread (%u,%u,%u) at %s:%u",
+        b.x, b.y, b.z, exited_, at_barrier, in_warp, at_landing, t.x, t.y, t.z, example->at.file,
+        example->at.line);
+    return text;
+  }
+
+  // On a GPU it would land in the memory of whichever block comes next.
+  std::string describe_forgotten_copy() const {
+    char text[600];
+    const uint3 b = blockIdx;
+    const Where at = landings_.first_under_way()->started;
+    std::snprintf(
+        text, sizeof text,
+        "a block ended with a bulk copy under way that nobody waited for: block (%u,%u,%u), started "
+        "at %s:%u",
+        b.x, b.y, b.z, at.file, at.line);
     return text;
   }
 };
@@ -419,8 +492,20 @@ int barrier(int predicate, Where at) { return grid->barrier(predicate, at); }
 void collective(uint32_t mask, void* payload, Resolve resolve, Where at) {
   grid->collective(mask, payload, resolve, at);
 }
+void prepare_landing(const void* word, Where at) { grid->prepare_landing(word, at); }
+void prepare_landings_done() { grid->prepare_landings_done(); }
+void check_bulk_copy(const void* word, uint64_t content, const BulkCopy& copy, Where at) {
+  grid->check_bulk_copy(word, content, copy, at);
+}
+void start_bulk_copy(const void* word, const BulkCopy& copy, Where at) {
+  grid->start_bulk_copy(word, copy, at);
+}
+void wait_landed(const void* word, uint64_t content, int parity, Where at) {
+  grid->wait_landed(word, content, parity, at);
+}
 void* shared(const void* key, size_t bytes) { return grid->shared(key, bytes); }
 void* dynamic_shared() { return grid->dynamic(); }
 void trap(Where at) { grid->fail("__trap()", at); }
+void fail(const char* what, Where at) { grid->fail(what, at); }
 
 }  // namespace simt

@@ -80,8 +80,9 @@ int barrier(int predicate, Where at);
 using Resolve = void (*)(void* const* payloads, uint32_t mask);
 void collective(uint32_t mask, void* payload, Resolve resolve, Where at);
 // Whole warps. Lane 8 m + i gives row i of matrix m, four words; lane l gets word l % 4 of row l / 4 of each
-// matrix.
-void transpose_matrices(const uint32_t (&row)[4], uint32_t (&words)[4], Where at);
+// matrix, or, transposed, the two 16-bit elements 2 (l % 4) and the next of column l / 4.
+void load_matrices(const uint32_t (&row)[4], uint32_t (&words)[4], Where at);
+void load_matrices_transposed(const uint32_t (&row)[4], uint32_t (&words)[4], Where at);
 // d += a b, 16 x 16 by 16 x 8; fragments as PTX's mma.m16n8k16 has them, widened to fp32.
 void multiply_matrices(float (&d)[4], const float (&a)[8], const float (&b)[4], Where at);
 
@@ -91,8 +92,27 @@ uint32_t match_any(uint32_t mask, uint64_t value, Where at);
 enum class Reduce { add, min_signed, min_unsigned, max_signed, max_unsigned, bit_and, bit_or, bit_xor };
 uint32_t reduce(uint32_t mask, uint32_t value, Reduce op, Where at);
 
+// A landing's word holds this from its preparation on. The dialect writes and reads it, so that
+// ThreadSanitizer sees a landing that is used without a barrier behind its preparation; what the hardware
+// keeps in the word lies in the executor.
+constexpr uint64_t kPreparedLanding = 0x1A2D196A11C0DE5Aull;
+
+struct BulkCopy {
+  void* to;  // shared memory of the block
+  const void* from;
+  uint32_t bytes;
+};
+void prepare_landing(const void* word, Where at);
+void prepare_landings_done();
+// Fails where the copy is one that the hardware refuses, or that would race with another.
+void check_bulk_copy(const void* word, uint64_t content, const BulkCopy& copy, Where at);
+void start_bulk_copy(const void* word, const BulkCopy& copy, Where at);  // after its check
+// Until the landing's use of that parity has landed. Other threads run meanwhile, one of which may start it.
+void wait_landed(const void* word, uint64_t content, int parity, Where at);
+
 void* shared(const void* key, size_t bytes);  // the block's static shared variable of that key
 void* dynamic_shared();
 [[noreturn]] void trap(Where at);
+[[noreturn]] void fail(const char* what, Where at);  // ends the launch with an error that says where
 
 }  // namespace simt

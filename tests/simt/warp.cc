@@ -71,11 +71,21 @@ struct MatrixRows {
   const uint32_t* row;
   uint32_t* words;
 };
-void resolve_transpose(void* const* payloads, uint32_t) {
+const uint32_t* matrix_row(void* const* payloads, int matrix, int row) {
+  return static_cast<MatrixRows*>(payloads[8 * matrix + row])->row;
+}
+void resolve_load(void* const* payloads, uint32_t) {
   for (int l = 0; l < 32; ++l)
     for (int m = 0; m < 4; ++m)
-      static_cast<MatrixRows*>(payloads[l])->words[m] =
-          static_cast<MatrixRows*>(payloads[8 * m + l / 4])->row[l % 4];
+      static_cast<MatrixRows*>(payloads[l])->words[m] = matrix_row(payloads, m, l / 4)[l % 4];
+}
+void resolve_load_transposed(void* const* payloads, uint32_t) {
+  for (int l = 0; l < 32; ++l)
+    for (int m = 0; m < 4; ++m) {
+      const int column = l / 4, row = 2 * (l % 4);
+      const auto element = [&](int r) { return matrix_row(payloads, m, r)[column / 2] >> 16 * (column % 2); };
+      static_cast<MatrixRows*>(payloads[l])->words[m] = (element(row) & 0xffff) | element(row + 1) << 16;
+    }
 }
 
 struct Fragments {
@@ -100,9 +110,13 @@ void resolve_multiply(void* const* payloads, uint32_t) {
 
 }  // namespace
 
-void transpose_matrices(const uint32_t (&row)[4], uint32_t (&words)[4], Where at) {
+void load_matrices(const uint32_t (&row)[4], uint32_t (&words)[4], Where at) {
   MatrixRows call{row, words};
-  collective(~0u, &call, resolve_transpose, at);
+  collective(~0u, &call, resolve_load, at);
+}
+void load_matrices_transposed(const uint32_t (&row)[4], uint32_t (&words)[4], Where at) {
+  MatrixRows call{row, words};
+  collective(~0u, &call, resolve_load_transposed, at);
 }
 void multiply_matrices(float (&d)[4], const float (&a)[8], const float (&b)[4], Where at) {
   Fragments call{d, a, b};

@@ -90,9 +90,9 @@ inline void wait_for_previous() {}
 // As on the device, a copy lands when it is waited for, so that a forgotten wait reads what lay there before.
 class AsyncCopies {
  public:
-  void copy16(void* shared, const void* global) {
+  void copy16(void* shared, const void* global, simt::Where at = simt::Where::current()) {
     if (reinterpret_cast<uintptr_t>(shared) % 16 || reinterpret_cast<uintptr_t>(global) % 16)
-      simt::error("an asynchronous copy of 16 bytes needs addresses that are multiples of 16");
+      simt::fail("an asynchronous copy of 16 bytes needs addresses that are multiples of 16", at);
     pending_.push_back({shared, global, group_});
   }
   void commit() { ++group_; }
@@ -122,11 +122,49 @@ class AsyncCopies {
   int group_ = 0;
 };
 
-inline uint4 load_matrices(const void* row, simt::Where at = simt::Where::current()) {
+// A landing's word says only that it was prepared: its uses are counted by the executor.
+using Landing = uint64_t;
+
+inline void prepare_landing(Landing* landing, simt::Where at = simt::Where::current()) {
+  simt::prepare_landing(landing, at);
+  *landing = simt::kPreparedLanding;
+}
+inline void prepare_landings_done() { simt::prepare_landings_done(); }
+
+// As on the device, anybody who waits for the landing sees the bytes, and they come as late as that. To the
+// sanitizers the copy is an access by the thread that starts it, at any moment from now on.
+inline void copy_bulk(void* shared, const void* global, uint32_t bytes, Landing* landing,
+                      simt::Where at = simt::Where::current()) {
+  const simt::BulkCopy copy{shared, global, bytes};
+  simt::check_bulk_copy(landing, *landing, copy, at);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  auto* to = static_cast<volatile uint64_t*>(shared);
+  auto* from = static_cast<const volatile uint64_t*>(global);
+  for (uint32_t i = 0; i < bytes / sizeof *to; ++i) {
+    static_cast<void>(from[i]);
+    to[i] = to[i];
+  }
+#endif
+  simt::start_bulk_copy(landing, copy, at);
+}
+inline void wait_landed(Landing* landing, int parity, simt::Where at = simt::Where::current()) {
+  simt::wait_landed(landing, *landing, parity, at);
+}
+
+using MatrixLoad = void (*)(const uint32_t (&row)[4], uint32_t (&words)[4], simt::Where at);
+inline uint4 load_matrices_by(MatrixLoad load, const void* row, simt::Where at) {
+  if (reinterpret_cast<uintptr_t>(row) % 16)
+    simt::fail("a matrix's row of 16 bytes needs an address that is a multiple of 16", at);
   uint32_t words[4], out[4];
   for (int i = 0; i < 4; ++i) words[i] = static_cast<const uint32_t*>(row)[i];
-  simt::transpose_matrices(words, out, at);
+  load(words, out, at);
   return make_uint4(out[0], out[1], out[2], out[3]);
+}
+inline uint4 load_matrices(const void* row, simt::Where at = simt::Where::current()) {
+  return load_matrices_by(simt::load_matrices, row, at);
+}
+inline uint4 load_matrices_transposed(const void* row, simt::Where at = simt::Where::current()) {
+  return load_matrices_by(simt::load_matrices_transposed, row, at);
 }
 
 template <class T>
