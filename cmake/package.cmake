@@ -8,7 +8,11 @@ set(RONDO_SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 
 # The public headers, in the build folder as they lie when installed, so that a project around this one sees those alone.
 set(RONDO_INCLUDE ${PROJECT_BINARY_DIR}/include)
-foreach(header runner/engine.h runner/rondo.h buffers/error.h)
+set(headers runner/engine.h runner/rondo.h buffers/error.h)
+if(RONDO_WITH_TEXT)
+  list(APPEND headers runner/text/tokenizer.h runner/text/utf8.h)
+endif()
+foreach(header ${headers})
   string(REPLACE "runner/" "" installed ${header})
   get_filename_component(folder ${RONDO_INCLUDE}/rondo/${installed} DIRECTORY)
   file(MAKE_DIRECTORY ${folder})
@@ -57,6 +61,9 @@ install(TARGETS rondo_library EXPORT rondo-static
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
 install(TARGETS rondo_shared EXPORT rondo-shared
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT development)
+if(RONDO_WITH_TEXT)
+  install(TARGETS rondo_text ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)  # rondo-config.cmake names it
+endif()
 install(EXPORT rondo-static NAMESPACE rondo:: DESTINATION ${package} COMPONENT development)
 install(EXPORT rondo-shared NAMESPACE rondo:: DESTINATION ${package} COMPONENT development)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/rondo-config-version.cmake COMPATIBILITY SameMinorVersion)

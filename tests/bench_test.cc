@@ -5,6 +5,7 @@
 #include "runner/bench/measure.h"
 #include "runner/bench/samples.h"
 #include "runner/bench/trace.h"
+#include "tests/json.h"
 #include "tests/support.h"
 
 namespace rondo::bench {
@@ -162,7 +163,7 @@ TEST(Bench, ATraceHasOneSlicePerVerbAndLayerInOrderWithoutOverlap) {
   options.path = config.path();
   options.engine = tiny(config).engine;
   options.context = 20;
-  const auto trace = nlohmann::json::parse(trace_step(options));
+  const auto trace = test::parse_json(trace_step(options));
   std::vector<std::string> names;
   double end = 0;
   for (const auto& event : trace.at("traceEvents")) {

@@ -137,7 +137,7 @@ TEST(CliBench, EveryLineOfJsonlIsARecord) {
   const Process::Result result = rondo_program(bench(config.path(), {"--context", "16", "-o", "jsonl"}));
   ASSERT_EQ(result.status, 0) << result.err;
   std::vector<std::string> records;
-  for (const std::string& line : lines_of(result.out)) records.push_back(Json::parse(line).at("record"));
+  for (const std::string& line : lines_of(result.out)) records.push_back(parse_json(line).at("record"));
   EXPECT_EQ(records, (std::vector<std::string>{"environment", "run", "ceiling", "cell"}));
 }
 
@@ -147,7 +147,7 @@ TEST(CliBench, AFileGetsTheFormatAndStandardOutputTheTable) {
   const Process::Result result =
       rondo_program(bench(config.path(), {"--context", "16", "-o", "json", "--output", path}));
   ASSERT_EQ(result.status, 0) << result.err;
-  EXPECT_EQ(Json::parse(file_text(path)).at("cells").size(), 1u);
+  EXPECT_EQ(parse_json(file_text(path)).at("cells").size(), 1u);
   std::remove(path.c_str());
   EXPECT_TRUE(result.out.starts_with("rondo ")) << result.out;
   EXPECT_NE(result.out.find("| decode |"), std::string::npos) << result.out;
@@ -160,7 +160,7 @@ TEST(CliBench, ATraceIsAFileOfTimedVerbs) {
   const Process::Result result = rondo_program({"trace", "--config", config.path(), "--random-weights",
                                                 "--device", "cpu", "--context", "16", "--output", path});
   ASSERT_EQ(result.status, 0) << result.err;
-  const Json trace = Json::parse(file_text(path));
+  const Json trace = parse_json(file_text(path));
   std::remove(path.c_str());
   EXPECT_GT(trace.at("traceEvents").size(), 13u);
 }

@@ -5,7 +5,6 @@
 #include <csignal>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 
@@ -31,7 +30,7 @@ std::vector<Json> lines_of(const std::string& out) {
   std::vector<Json> lines;
   size_t begin = 0;
   for (size_t end = out.find('\n'); end != out.npos; begin = end + 1, end = out.find('\n', begin))
-    lines.push_back(Json::parse(out.substr(begin, end - begin)));
+    lines.push_back(parse_json(out.substr(begin, end - begin)));
   return lines;
 }
 
@@ -103,7 +102,7 @@ TEST(CliLines, EveryRequestIsAnsweredAsIfItWereAlone) {
 TEST(CliLines, AnswersBeforeTheInputEnds) {
   Process process(on_demo(), Process::Input::Pipe);
   process.write_input("{\"id\": \"sum\", \"prompt\": \"36+79=\"}\n{\"id\": ");
-  const Json first = Json::parse(process.read_line());
+  const Json first = parse_json(process.read_line());
   EXPECT_EQ(first.at("id"), "sum");
   EXPECT_EQ(first.at("text"), "115");
   EXPECT_EQ(first.at("finish_reason"), "stop");
@@ -301,7 +300,7 @@ TEST(CliText, PromptsAndAnswersAreTextByTokenizerJson) {
   const auto generate = [&](const std::string& option, const std::string& value) {
     Arguments arguments = model.arguments("generate", more);
     arguments.insert(arguments.end(), {option, value});
-    return Json::parse(rondo_program(arguments).out).at("sequences").at(0);
+    return parse_json(rondo_program(arguments).out).at("sequences").at(0);
   };
   const Json by_text = generate("--prompt", prompt);
   EXPECT_EQ(by_text, generate("--prompt-ids", ids));

@@ -8,7 +8,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
-#include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,6 +41,11 @@ TEST(Cli, RefusesOptionsOutOfRangeByName) {
       {"--min-p", "-0.1"},
       {"--min-p", "1.1"},
       {"--repetition-penalty", "0"},
+      {"--presence-penalty", "inf"},
+      {"--frequency-penalty", "x"},
+      {"--draft-tokens", "-1"},
+      {"--draft-ngram", "0"},
+      {"--draft-ngram", "17"},
       {"--seed", "-1"},
       {"--seed", "18446744073709551616"},
       {"--weights-seed", "x"},
@@ -139,6 +144,70 @@ TEST(Cli, JsonHoldsIdsTextReasonsTimingsAndCounters) {
   EXPECT_EQ(json.at("stats").at("backend"), "cpu");
   const Json& stats = json.at("stats");
   EXPECT_EQ(stats.at("steps").get<int>(), stats.at("replays").get<int>() + stats.at("eager_off").get<int>());
+}
+
+TEST(Cli, JsonHoldsEveryCounterOfTheEngine) {
+  const TinyConfig config;
+  // Two that begin with a whole page of the same tokens, one after the other.
+  const std::string prompt = fmt::format("{}", fmt::join(some_tokens(40, 320, 3), ","));
+  const Json stats =
+      parsed(rondo_program(on_cpu("generate", config.path(),
+                                  {"--prompt-ids", prompt, "--prompt-ids", prompt, "--max-sequences", "1",
+                                   "--max-new-tokens", "4", "--ignore-eos", "--json"})))
+          .at("stats");
+  for (const char* counter : {"eager_samples", "host_logit_rows", "pages_shared", "preemptions",
+                              "page_copies", "forks", "drafted_tokens", "accepted_drafts"})
+    EXPECT_EQ(stats.at(counter), 0) << counter;
+  EXPECT_EQ(stats.at("prefix_lookups"), 2);
+  EXPECT_EQ(stats.at("prefix_hits"), 1);
+  EXPECT_EQ(stats.at("prefix_tokens"), 32);
+  EXPECT_GT(stats.at("pages_cached").get<int>(), 0);
+  EXPECT_EQ(
+      stats.at("finished"),
+      Json({{"length", 2}, {"stop", 0}, {"cancelled", 0}, {"context_full", 0}, {"numerical_error", 0}}));
+  const Json& times = stats.at("step_times");
+  EXPECT_EQ(times.at("counts").size(), times.at("bounds_seconds").size() + 1);
+  uint64_t steps = 0;
+  for (const Json& count : times.at("counts")) steps += count.get<uint64_t>();
+  EXPECT_EQ(stats.at("steps"), steps);
+  EXPECT_GT(times.at("sum_seconds").get<double>(), 0);
+}
+
+TEST(Cli, PenaltiesChangeWhatIsDrawn) {
+  const TinyConfig config;
+  const auto ids = [&](const Arguments& more) {
+    Arguments arguments = {"--prompt-ids", "4,5", "--max-new-tokens", "24", "--ignore-eos", "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return parsed(rondo_program(on_cpu("generate", config.path(), arguments)))
+        .at("sequences")[0]
+        .at("ids")
+        .get<std::vector<int32_t>>();
+  };
+  const auto different = [](const std::vector<int32_t>& tokens) {
+    return std::set<int32_t>(tokens.begin(), tokens.end()).size();
+  };
+  // So large that no token is made twice, or that the first one is made again and again.
+  EXPECT_EQ(different(ids({"--presence-penalty", "1e6"})), 24u);
+  EXPECT_EQ(different(ids({"--frequency-penalty", "1e6"})), 24u);
+  EXPECT_EQ(different(ids({"--presence-penalty", "-1e6"})), 1u);
+  EXPECT_EQ(different(ids({"--frequency-penalty", "-1e6"})), 1u);
+}
+
+TEST(Cli, DraftsSaveStepsAndChangeNoToken) {
+  const TinyConfig config;
+  const auto run = [&](const Arguments& more) {
+    // The same token again and again: every guess is right.
+    Arguments arguments = {"--prompt-ids",       "4,5",  "--max-new-tokens", "24",
+                           "--presence-penalty", "-1e6", "--ignore-eos",     "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return parsed(rondo_program(on_cpu("generate", config.path(), arguments)));
+  };
+  const Json plain = run({});
+  const Json drafted = run({"--draft-tokens", "3", "--draft-ngram", "2"});
+  EXPECT_EQ(drafted.at("sequences")[0].at("ids"), plain.at("sequences")[0].at("ids"));
+  EXPECT_EQ(plain.at("stats").at("drafted_tokens"), 0);
+  EXPECT_GT(drafted.at("stats").at("accepted_drafts").get<int>(), 8);
+  EXPECT_LT(drafted.at("stats").at("steps").get<int>(), plain.at("stats").at("steps").get<int>() - 8);
 }
 
 TEST(Cli, ASequenceIsTheSameAloneAndInABatch) {

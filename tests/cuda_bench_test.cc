@@ -8,6 +8,7 @@
 #include "buffers/cuda_device.h"
 #include "runner/bench/measure.h"
 #include "runner/bench/trace.h"
+#include "tests/json.h"
 #include "tests/support.h"
 #ifdef RONDO_SIMT
 #include "tests/simt/fake_cudart.h"
@@ -83,7 +84,7 @@ TEST_F(CudaBench, ATraceNamesEveryVerbAndTheDotFileHoldsTheGraph) {
   options.engine = options_.engine;
   options.context = 12;
   options.dot = dot;
-  const auto trace = nlohmann::json::parse(trace_step(options));
+  const auto trace = test::parse_json(trace_step(options));
   int slices = 0;
   for (const auto& event : trace.at("traceEvents")) slices += event.at("ph") == "X";
   EXPECT_EQ(slices, 3 + 5 * 2);

@@ -1,6 +1,7 @@
 // The checkpoint in models/demo answers what it was not trained on.
 #include <gtest/gtest.h>
 
+#include "tests/json.h"
 #include "tests/support.h"
 
 namespace rondo {
@@ -14,7 +15,7 @@ TEST(Demo, HeldOutPromptsAreAnsweredRightAtLeast95PercentOfTheTime) {
   std::ifstream lines(test::kSource / "models/demo/heldout.jsonl");
   std::vector<std::pair<SequenceId, std::string>> asked;
   for (std::string line; std::getline(lines, line);) {
-    const auto entry = nlohmann::json::parse(line);
+    const auto entry = test::parse_json(line);
     const std::string prompt = entry.at("prompt");
     Request request;
     request.prompt.assign(prompt.begin(), prompt.end());

@@ -1,5 +1,6 @@
 // Many sequences in one engine on the CPU backend: who goes first, who shares pages, who loses them, and that
 // nobody's tokens show it.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>

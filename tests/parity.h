@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "runner/engine_core.h"
+#include "tests/json.h"
 #include "tests/support.h"
 
 namespace rondo::test {

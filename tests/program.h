@@ -11,12 +11,13 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <nlohmann/json.hpp>
+#include <cstdlib>
 #include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
 
+#include "tests/json.h"
 #include "tests/support.h"
 
 namespace rondo::test {
@@ -24,12 +25,14 @@ namespace rondo::test {
 using Json = nlohmann::json;
 using Arguments = std::vector<std::string>;
 
-// The program running, its standard output and error on pipes, its standard input /dev/null or a pipe.
+// The program running: its standard output on a pipe, its standard error on a pipe or a terminal, its
+// standard input /dev/null or a pipe.
 class Process {
  public:
   enum class Input { Null, Pipe };
+  enum class Errors { Pipe, Terminal };
 
-  explicit Process(const Arguments& arguments, Input input = Input::Null) {
+  explicit Process(const Arguments& arguments, Input input = Input::Null, Errors errors = Errors::Pipe) {
     std::array<int, 2> in{-1, -1};
     if (input == Input::Null) {
       in[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -39,7 +42,11 @@ class Process {
     }
     std::array<int, 2> out{};
     std::array<int, 2> err{};
-    if (pipe2(out.data(), O_CLOEXEC) != 0 || pipe2(err.data(), O_CLOEXEC) != 0) fail("pipe2");
+    if (pipe2(out.data(), O_CLOEXEC) != 0) fail("pipe2");
+    if (errors == Errors::Terminal)
+      err = terminal();
+    else if (pipe2(err.data(), O_CLOEXEC) != 0)
+      fail("pipe2");
     std::vector<char*> argv;
     std::string program = RONDO_BINARY;
     argv.push_back(program.data());
@@ -99,6 +106,13 @@ class Process {
     }
   }
 
+  // What came on standard error until that text did, or until its end.
+  std::string read_errors_until(const std::string& text) {
+    std::string errors;
+    for (char byte = 0; errors.find(text) == std::string::npos && read(err_, &byte, 1) == 1;) errors += byte;
+    return errors;
+  }
+
   char read_byte() {
     char byte = 0;
     if (read(out_, &byte, 1) != 1) fail("read");
@@ -145,6 +159,15 @@ class Process {
   }
 
  private:
+  // Both ends of a pseudo-terminal, the reader's first.
+  static std::array<int, 2> terminal() {
+    const int reader = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (reader < 0 || grantpt(reader) != 0 || unlockpt(reader) != 0) fail("posix_openpt");
+    const int writer = open(ptsname(reader), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (writer < 0) fail("ptsname");
+    return {reader, writer};
+  }
+
   [[noreturn]] static void fail(const char* what) {
     throw std::system_error(errno, std::generic_category(), what);
   }
@@ -174,7 +197,7 @@ inline TinySizes byte_level() {
 
 inline Json parsed(const Process::Result& result) {
   EXPECT_EQ(result.status, 0) << result.err;
-  return Json::parse(result.out);
+  return parse_json(result.out);
 }
 
 inline void expect_refused(const Arguments& arguments, const std::string& kind, const std::string& naming) {

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "runner/engine_core.h"
+#include "tests/json.h"
 #include "tests/serving.h"
 
 namespace rondo {
@@ -39,7 +40,7 @@ std::vector<Known> known_requests(Engine& engine, int count, std::mt19937& rando
   std::vector<std::vector<int32_t>> prompts;
   std::ifstream lines(test::kSource / "models/demo/heldout.jsonl");
   for (std::string line; std::getline(lines, line);) {
-    const std::string prompt = nlohmann::json::parse(line).at("prompt");
+    const std::string prompt = test::parse_json(line).at("prompt");
     prompts.emplace_back(prompt.begin(), prompt.end());
   }
   std::shuffle(prompts.begin(), prompts.end(), random);  // the file is sorted by kind

@@ -1,13 +1,11 @@
 // What several tests need: tiny models without a checkpoint, goldens, greedy generation.
 #pragma once
 
-#include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -16,11 +14,6 @@
 namespace rondo::test {
 
 inline const std::filesystem::path kSource = RONDO_SOURCE_DIR;
-
-inline nlohmann::json read_json(const std::filesystem::path& path) {
-  std::ifstream in(path);
-  return nlohmann::json::parse(in);
-}
 
 struct TinySizes {
   int hidden = 64, intermediate = 96, layers = 2, heads = 4, kv_heads = 2, head_dim = 16, vocab = 320;
@@ -32,25 +25,7 @@ struct TinySizes {
 // A config.json of a small llama in a temporary file that goes with the object.
 class TinyConfig {
  public:
-  explicit TinyConfig(const TinySizes& s = {}) {
-    static int number = 0;
-    path_ = std::filesystem::temp_directory_path() / fmt::format("rondo-test-{}-{}.json", getpid(), number++);
-    std::ofstream(path_) << nlohmann::json{{"architectures", {"LlamaForCausalLM"}},
-                                           {"model_type", "llama"},
-                                           {"hidden_size", s.hidden},
-                                           {"intermediate_size", s.intermediate},
-                                           {"num_hidden_layers", s.layers},
-                                           {"num_attention_heads", s.heads},
-                                           {"num_key_value_heads", s.kv_heads},
-                                           {"head_dim", s.head_dim},
-                                           {"vocab_size", s.vocab},
-                                           {"max_position_embeddings", s.max_positions},
-                                           {"rms_norm_eps", 1e-5},
-                                           {"rope_theta", 10000.0},
-                                           {"hidden_act", "silu"},
-                                           {"tie_word_embeddings", s.tied},
-                                           {"torch_dtype", s.dtype}};
-  }
+  explicit TinyConfig(const TinySizes& sizes = {});
   ~TinyConfig() { std::filesystem::remove(path_); }
   TinyConfig(const TinyConfig&) = delete;  // one file, one owner
   std::string path() const { return path_.string(); }

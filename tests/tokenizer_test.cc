@@ -7,17 +7,17 @@
 
 #include <fstream>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "buffers/error.h"
 #include "runner/text/byte_level.h"
 #include "runner/text/utf8.h"
+#include "tests/json.h"
 
 namespace rondo::test {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;
 
 const std::string kFixtures = std::string(RONDO_SOURCE_DIR) + "/tests/tokenizers/";
 
@@ -29,7 +29,7 @@ struct Fixture {
 Fixture fixture(const std::string& name) {
   Fixture f{Tokenizer::open(kFixtures + name), {}};
   std::ifstream in(kFixtures + name + "/expected.jsonl");
-  for (std::string line; std::getline(in, line);) f.expected.push_back(Json::parse(line));
+  for (std::string line; std::getline(in, line);) f.expected.push_back(test::parse_json(line));
   return f;
 }
 

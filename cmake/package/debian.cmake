@@ -29,6 +29,9 @@ This package has the library that programs are linked to.")
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME librondo-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS "${runtime} (= ${PROJECT_VERSION}), libfmt-dev, libhwy-dev")
+if(RONDO_WITH_TEXT)
+  set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SUGGESTS "libpcre2-dev, libutf8proc-dev")  # for rondo::text
+endif()
 set(CPACK_DEBIAN_DEVELOPMENT_DESCRIPTION "decode engine for Hugging Face checkpoints - development files
 rondo turns Hugging Face checkpoints into tokens, on CPUs and NVIDIA GPUs.
 This package has the headers for C++20 and C, the static library, and the

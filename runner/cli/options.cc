@@ -11,14 +11,13 @@
 
 #include "runner/cli/bench_options.h"
 #include "runner/cli/flags.h"
+#include "runner/cli/sampling_flags.h"
 #include "runner/cli/tokenize_options.h"
 
 namespace rondo::cli {
 namespace {
 
 constexpr int kMaxInt = std::numeric_limits<int>::max();
-constexpr float kMaxReal = std::numeric_limits<float>::max();
-constexpr float kMinReal = std::numeric_limits<float>::min();  // the least above 0 that is not subnormal
 
 // --prompt and --prompt-ids are collected apart and put in order afterwards.
 struct PromptFlags {
@@ -40,11 +39,6 @@ CLI::Option* add_text(CLI::App* app, const std::string& name, const std::string&
 void refuse(const std::string& message) { throw Error(ErrorKind::InvalidArgument, message); }
 
 namespace {
-
-void add_real(CLI::App* app, const std::string& name, float* value, const RealRange& range,
-              const std::string& help) {
-  add_text(app, name, "X", help, [=](const std::string& text) { *value = parse_real(name, text, range); });
-}
 
 void set_device(const std::string& text, EngineOptions& engine) {
   engine.device_index = 0;
@@ -198,20 +192,10 @@ class GenerateCommand {
     add_max_sequences(app_, &model_);
     add_run_flags(app_, &model_);
     prompts_ = add_prompt_flags(app_);
-    Sampling* sampling = &options_.request.sampling;
     add_integer(app_, "--max-new-tokens", &options_.request.max_new_tokens, 0, kMaxInt,
                 "Tokens per sequence [128]");
-    add_real(app_, "--temperature", &sampling->temperature, {0, kMaxReal, "a number of 0 or more"},
-             "0 is greedy [0]");
-    add_integer(app_, "--top-k", &sampling->top_k, 0, kMaxInt, "Sample from the K likeliest; 0 is off [0]");
-    add_real(app_, "--top-p", &sampling->top_p, {kMinReal, 1, "a number above 0 and at most 1"},
-             "Sample from the likeliest that make up this share [1]");
-    add_real(app_, "--min-p", &sampling->min_p, {0, 1, "a number from 0 to 1"},
-             "Drop what is less likely than this share of the likeliest [0]");
-    add_real(app_, "--repetition-penalty", &sampling->repetition_penalty,
-             {kMinReal, kMaxReal, "a number above 0"}, "1 is off [1]");
-    add_text(app_, "--seed", "N", "Sequence i samples with seed N + i [0]",
-             [sampling](const std::string& text) { sampling->seed = parse_seed("--seed", text); });
+    add_sampling_flags(app_, &options_.request.sampling);
+    add_draft_flags(app_, &options_.request);
     add_text(app_, "--stop-ids", "1,2,3", "Token ids that end a sequence, beside the model's own",
              [this](const std::string& text) {
                for (int32_t id : parse_ids("--stop-ids", text)) options_.request.stop_ids.push_back(id);
@@ -246,6 +230,7 @@ class GenerateCommand {
         options_.prompts.size() < static_cast<size_t>(model_.engine.max_sequences)) {
       model_.engine.max_sequences = static_cast<int>(options_.prompts.size());
     }
+    make_room_for_drafts(options_.request, &model_.engine);
     options_.target = checked_target(model_, true);
     return options_;
   }

@@ -28,6 +28,23 @@ Json number(float value) {
 
 Json milliseconds(double value) { return std::round(value * 1000) / 1000; }
 
+namespace {
+
+Json finished_json(const Stats& stats) {
+  Json finished = Json::object();
+  for (size_t i = 1; i < stats.finished.size(); ++i)  // 0: none
+    finished[finish_reason_name(static_cast<FinishReason>(i))] = stats.finished[i];
+  return finished;
+}
+
+// counts has one more than bounds: of the steps that took longer than the last.
+Json step_times_json(const StepTimes& times) {
+  return {
+      {"bounds_seconds", StepTimes::bounds}, {"counts", times.counts}, {"sum_seconds", times.sum_seconds}};
+}
+
+}  // namespace
+
 Json stats_json(const Stats& stats) {
   Json buckets = Json::array();
   for (const BucketStats& bucket : stats.buckets) {
@@ -49,6 +66,8 @@ Json stats_json(const Stats& stats) {
           {"loops", stats.loops},
           {"loop_steps", stats.loop_steps},
           {"steps_ahead", stats.steps_ahead},
+          {"eager_samples", stats.eager_samples},
+          {"host_logit_rows", stats.host_logit_rows},
           {"rows", stats.rows},
           {"padded_rows", stats.padded_rows},
           {"wasted_rows", stats.wasted_rows},
@@ -58,7 +77,19 @@ Json stats_json(const Stats& stats) {
           {"waiting", stats.waiting},
           {"running", stats.running},
           {"pages_used", stats.pages_used},
+          {"pages_shared", stats.pages_shared},
+          {"pages_cached", stats.pages_cached},
           {"pages", stats.pages},
+          {"preemptions", stats.preemptions},
+          {"prefix_lookups", stats.prefix_lookups},
+          {"prefix_hits", stats.prefix_hits},
+          {"prefix_tokens", stats.prefix_tokens},
+          {"page_copies", stats.page_copies},
+          {"forks", stats.forks},
+          {"drafted_tokens", stats.drafted_tokens},
+          {"accepted_drafts", stats.accepted_drafts},
+          {"finished", finished_json(stats)},
+          {"step_times", step_times_json(stats.step_times)},
           {"weight_bytes", stats.weight_bytes},
           {"device_bytes", stats.device_bytes},
           {"buckets", buckets}};

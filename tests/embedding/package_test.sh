@@ -39,6 +39,8 @@ build_examples() {
 
 needs_shared_library() { ldd "$1" | grep >/dev/null 'librondo\.so\.[0-9.]* => '"$lib"; }
 
+with_text() { [[ -e $build/include/rondo/text/tokenizer.h ]]; }
+
 installed() {
   fresh "$prefix"
   cmake --install "$build" --prefix "$prefix" >"$work/install.log"
@@ -48,7 +50,10 @@ installed() {
     [[ -e $prefix/$file ]] || die "expected $file under the prefix, found: $(cd "$prefix" && find . -type f)"
   done
   [[ -z $(find "$prefix/include" -type l) ]] || die "expected headers, found links into the source tree"
-  [[ $(find "$prefix/include" -name '*.h' | wc -l) -eq 3 ]] || die "expected three headers: $(find "$prefix/include")"
+  local headers=3
+  if with_text; then headers=5; fi
+  [[ $(find "$prefix/include" -name '*.h' | wc -l) -eq $headers ]] ||
+    die "expected $headers headers: $(find "$prefix/include")"
   ! grep -rlE "$source|$build" "$lib/cmake" "$lib/pkgconfig" || die "expected no paths of the source tree in these"
   "$prefix/bin/rondo" generate --model "$source/models/demo" --prompt '36+79=' >"$work/rondo.out"
   expect '115' "$work/rondo.out"
@@ -104,6 +109,69 @@ CMAKE
     die "expected an unknown component to be an error"
   fi
   grep -q 'component static or shared' "$dir/log" || die "expected a reason, found: $(cat "$dir/log")"
+}
+
+# rondo::text of the installed tree, beside the static library and the shared one.
+text() {
+  local dir=$work/text kind
+  fresh "$dir"
+  cat >"$dir/client.cc" <<'CC'
+#include <rondo/engine.h>
+#include <rondo/text/tokenizer.h>
+#include <rondo/text/utf8.h>
+
+#include <cstdio>
+
+int main(int, char** arguments) {
+  const rondo::Tokenizer tokenizer = rondo::Tokenizer::open(arguments[1]);
+  rondo::Utf8Stream stream;
+  std::string text;
+  for (int32_t id : tokenizer.encode("Grüße, world")) text += stream.take(tokenizer.bytes(id));
+  std::printf("%s, by %s\n", (text + stream.end()).c_str(), rondo::version());
+  try {
+    rondo::Tokenizer::open("/nonexistent");
+  } catch (const rondo::Error& error) {
+    std::printf("%s\n", error.what());
+  }
+}
+CC
+  cat >"$dir/CMakeLists.txt" <<'CMAKE'
+cmake_minimum_required(VERSION 3.25)
+project(text_client LANGUAGES CXX)
+find_package(rondo REQUIRED COMPONENTS ${KIND} text)
+add_executable(client client.cc)
+target_link_libraries(client PRIVATE rondo::text)
+CMAKE
+  for kind in static shared; do
+    cmake -S "$dir" -B "$dir/$kind" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$prefix" -DKIND=$kind >"$dir/log" ||
+      die "$(cat "$dir/log")"
+    cmake --build "$dir/$kind" >>"$dir/log" 2>&1 || die "$(cat "$dir/log")"
+    "$dir/$kind/client" "$source/tests/tokenizers/qwen2" >"$dir/out"
+    expect "Grüße, world, by $("$prefix/bin/rondo" --version | grep -oE '[0-9.]+')" "$dir/out"
+    grep -q '/nonexistent' "$dir/out" || die "expected the path in the message, found: $(cat "$dir/out")"
+  done
+  needs_shared_library "$dir/shared/client" || die "expected the shared library: $(ldd "$dir/shared/client")"
+  ! needs_shared_library "$dir/static/client" || die "expected the static library"
+}
+
+# vcpkg.json names a port for every library that CMake looks for, and the text feature those of RONDO_TEXT.
+vcpkg() {
+  local name port
+  while read -r name; do
+    case $name in
+      CUDAToolkit | PkgConfig | Threads | rondo) continue ;;
+      CLI11) port=cli11 ;;
+      GTest) port=gtest ;;
+      HWY) port=highway ;;
+      nlohmann_json) port=nlohmann-json ;;
+      libpcre2-8) port=pcre2 ;;
+      libutf8proc) port=utf8proc ;;
+      *) port=$name ;;
+    esac
+    grep -q "\"$port\"" "$source/vcpkg.json" || die "expected a port for $name in vcpkg.json, found no \"$port\""
+  done < <(grep -hoE 'find_package\([A-Za-z0-9_]+|lib(pcre2-8|utf8proc)\b' "$source"/CMakeLists.txt "$source"/cmake/*.cmake \
+    "$source"/{tests,bench}/CMakeLists.txt | sed 's/find_package(//' | sort -u)
+  [[ -n ${port:-} ]] || die "expected CMake to look for libraries, found none"
 }
 
 pkg_config() {
