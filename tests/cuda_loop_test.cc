@@ -1,5 +1,6 @@
 // Generation by one launch: the tokens of step by step, bit for bit. One text for the stand-in and for a real
 // GPU; one bucket, so that a row's bits cannot depend on how many rows its step has.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "buffers/cuda_device.h"

@@ -1,5 +1,6 @@
 // Steps that are enqueued before the one in front has been made: who gets what does not change by it. On the
 // CPU backend, where a step ahead is asked for by name.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "runner/engine_core.h"

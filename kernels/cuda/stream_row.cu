@@ -3,6 +3,7 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
 #include "kernels/cuda/reduce.h"
+#include "kernels/cuda/rope_append_head.h"
 #include "kernels/cuda/stream_output.h"
 
 namespace rondo::cuda {
@@ -18,6 +19,25 @@ constexpr int kBlocksTogether = 1;
 constexpr int kBlocksTogether = 2;
 #endif
 
+// The heads that the block has a part of, by the last block that has written its part of one: a warp each.
+template <class T>
+__device__ __forceinline__ void finish_heads(const StreamGemmArgs& a, const Deal& blocks, int first,
+                                             int count, int warp, int lane) {
+  const int size = a.rope.head_dim;
+  for (int head = first / size + warp; head * size < first + count; head += kWarps) {
+    const int parts = blocks.part(head * size + size - 1) - blocks.part(head * size) + 1;
+    int before = 0;
+    if (lane == 0) {
+      __threadfence();
+      before = atomicAdd(a.tickets + head, 1);
+    }
+    if (__shfl_sync(kFullWarp, before, 0) != parts - 1) continue;
+    __threadfence();
+    if (lane == 0) a.tickets[head] = 0;  // as the next kernel finds it
+    rope_append_head<T>(a.rope, 0, head);
+  }
+}
+
 // The kernel.
 //
 // out = f(in W^T), W [N, K], for one row, at the speed at which W can be read: each row of W lies in one
@@ -31,6 +51,8 @@ constexpr int kBlocksTogether = 2;
 // i's columns. What part i of the one side and part j of the other give is wanted where i = j alone: the sum
 // over the result's diagonal is that of the 256 columns. A sum per chunk goes to shared memory, and they are
 // added in the order of the columns: the same input gives the same bits.
+//
+// norm_rope_append: a head's norm wants all of it, and a head may lie in two blocks.
 //
 // norm: RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): what depends on the whole row comes
 // last.
@@ -161,6 +183,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     if (i != own && units.rope) laid_by = unit_angle(a, units, 0, unit);
     if (i != own && a.output == StreamOutput::add_f32) laid_by = lies_at(unit);
     write_output<T>(a, units, 0, unit, sum * factor, up * factor, laid_by);
+  }
+  if (a.output == StreamOutput::norm_rope_append) {
+    __syncthreads();  // the block's part of its heads is written
+    finish_heads<T>(a, blocks, first, count, warp, lane);
   }
 }
 
