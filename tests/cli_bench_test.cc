@@ -165,5 +165,19 @@ TEST(CliBench, ATraceIsAFileOfTimedVerbs) {
   EXPECT_GT(trace.at("traceEvents").size(), 13u);
 }
 
+TEST(CliBench, ARunThatFailsLeavesTheFilesOfEarlierOnesAlone) {
+  const TinyConfig config;
+  const std::string path = testing::TempDir() + "rondo-kept-" + std::to_string(getpid()) + ".json";
+  const Arguments fails = {
+      "trace",    "--config", config.path(), "--random-weights", "--device", "cpu",
+      "--output", path,       "--dot",       "/dev/null"};  // the CPU backend has no graphs
+  expect_refused(fails, "InvalidArgument", "--dot");
+  EXPECT_FALSE(std::ifstream(path).is_open()) << "an empty file is left";
+  std::ofstream(path) << "earlier";
+  expect_refused(fails, "InvalidArgument", "--dot");
+  EXPECT_EQ(file_text(path), "earlier");
+  std::remove(path.c_str());
+}
+
 }  // namespace
 }  // namespace rondo::test

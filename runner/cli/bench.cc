@@ -8,7 +8,7 @@
 namespace rondo::cli {
 
 int run(const BenchOptions& options) {
-  if (!options.output.empty()) write_file(options.output, "");  // a name that cannot be written is found now
+  if (!options.output.empty()) expect_writable(options.output);
   bench::Options bench = options.bench;
   bench::Report report;
   {
@@ -33,7 +33,7 @@ int run(const BenchOptions& options) {
 }
 
 int run(const TraceOptions& options) {
-  write_file(options.output, "");
+  expect_writable(options.output);
   bench::TraceOptions trace = options.trace;
   Progress load;
   trace.engine.progress = [&load](uint64_t done, uint64_t total) { load.update(done, total); };
