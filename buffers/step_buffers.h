@@ -145,7 +145,7 @@ struct StepBuffers {
   View h;           // [R, F]
   View partial_o;   // f32 [max over buckets of R * S, heads, head_dim]
   View partial_ml;  // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
-  View tickets;     // i32 [R, heads + 2 kv_heads], 0 between two kernels: which block is a head's last
+  View tickets;     // i32 [R, heads], 0 between two steps: who merges partial results
   View logits;      // f32 [L, V]
   View sampled;     // u8 [L, 16], struct Sampled
   View top;         // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid

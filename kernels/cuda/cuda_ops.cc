@@ -143,9 +143,6 @@ class CudaOps : public Ops {
     const NormedInput x{layer.attention_norm, nullptr};
     if (!layer.q_norm) {
       if (stream(bucket.rows, x, layer.qkv, nullptr, cuda::StreamOutput::rope_append, &a)) return;
-    } else if (bucket.rows == 1 && stream(1, x, {layer.qkv.weight, {}}, buffers_.qkv.data,
-                                          cuda::StreamOutput::norm_rope_append, &a)) {
-      return;
     } else if (stream(bucket.rows, x, {layer.qkv.weight, {}}, buffers_.qkv.data, cuda::StreamOutput::store)) {
       return cuda::enqueue_rope_append(dtype_, a, queue_);
     }
@@ -283,7 +280,6 @@ class CudaOps : public Ops {
     a.rows = rows;
     a.output = output;
     if (rope) a.rope = *rope;
-    a.tickets = buffers_.tickets.as<int>();
     return a;
   }
   void add_bias(const View& x, const View& bias, int rows) {

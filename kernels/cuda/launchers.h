@@ -98,7 +98,7 @@ struct AttentionArgs {
   void* o;              // T [R, Q]
   float* partial_o;     // [R * S, heads, head_dim]
   float* partial_ml;    // [R * S, heads, 2]
-  int* tickets;         // [R, heads] at least, 0 between two kernels: which of a tile's blocks comes last
+  int* tickets;         // [R, heads], 0 between two kernels: which of a tile's blocks comes last
   PageMap map;
   int64_t sliding_window;  // 0: none
   int heads;
@@ -134,13 +134,11 @@ void enqueue_add_bias(DType dtype, const AddBiasArgs& args, int rows, Queue& que
 // in W^T for a few rows, with what comes before and after it.
 enum class StreamInput { norm, plain };  // in: float x [.., K], normalised; T [R, K] as it is
 enum class StreamOutput {
-  store,             // T [R, N]
-  store_f32,         // float [R, N]
-  add_f32,           // float [R, N], added to what is there
-  silu_mul,          // T [R, N / 2]: W has N / 2 gate rows, then as many up rows
-  rope_append,       // q, k and v of the rows, rotated, to where RopeAppendArgs says; without QK-norm
-  norm_rope_append,  // T [R, N], and then likewise with QK-norm and bias, by the last block of each head: one
-                     // row
+  store,        // T [R, N]
+  store_f32,    // float [R, N]
+  add_f32,      // float [R, N], added to what is there
+  silu_mul,     // T [R, N / 2]: W has N / 2 gate rows, then as many up rows
+  rope_append,  // q, k and v of the rows, rotated, to where RopeAppendArgs says; without QK-norm
 };
 struct StreamGemmArgs {
   const void* weight;  // T [N, K]
@@ -155,18 +153,16 @@ struct StreamGemmArgs {
   float eps;
   StreamInput input;
   StreamOutput output;
-  RopeAppendArgs
-      rope;  // rope_append, whose qkv and bias are not looked at, and norm_rope_append, whose qkv is `out`
-  int* tickets;  // norm_rope_append: [heads + 2 kv_heads], 0 between two kernels
-  int units;     // from here on set by stream_gemm_fits(): N, or N / 2 pairs of rows
-  int phases;    // how the columns are cut
+  RopeAppendArgs rope;  // rope_append; its qkv and bias are not looked at
+  int units;            // from here on set by stream_gemm_fits(): N, or N / 2 pairs of rows
+  int phases;           // how the columns are cut
   int phase_columns;
   int log_rows;  // rows, rounded up to a power of two
 };
 // Whether the kernel can do it (R up to 16, K a multiple of 8, shared memory), and how.
 bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, Queue& queue);
-// The form of it for one row, K a multiple of 512.
+// The form of it for one row, K a multiple of 256.
 bool stream_row_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue);
 

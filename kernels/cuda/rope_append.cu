@@ -1,15 +1,88 @@
 // What the kernel needs.
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/rope_append_head.h"
+#include "kernels/cuda/load.h"
+#include "kernels/cuda/reduce.h"
+#include "kernels/cuda/rotate.h"
 
 namespace rondo::cuda {
 namespace {
 
 constexpr int kWarps = 8;
 
-// The kernel: rope_append_head() for every head of every row. A block per multiprocessor, of 256 threads; a
-// warp takes heads of rows in turn.
+// The kernel.
+//
+// One head of one row: y = x + bias; for q and k: y = RMSNorm(y) * norm where there is one (Qwen3), then with
+// the angle t_i = position * f_i of pair i, i < head_dim / 2 (Su et al., "RoFormer"; rotate-half form of the
+// Hugging Face checkpoints):
+//   out[i]                = (y[i] cos t_i - y[i + head_dim / 2] sin t_i) * scaling
+//   out[i + head_dim / 2] = (y[i + head_dim / 2] cos t_i + y[i] sin t_i) * scaling
+// q goes to `q` [R, Q], k and v to the page of (slot, position).
+// A block per multiprocessor, of 256 threads; a warp takes heads of rows in turn, head_dim / 8 of its lanes 4
+// pairs each. Angles reach 131072 rad, so sine and cosine are the accurate ones; the angle itself is an fp32
+// product, as it is in the models' training code.
+template <class T>
+__device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const int64_t r, const int head) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, half = a.head_dim / 2, i = lane * 4;
+  const bool active = i < half;
+  const bool is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
+  const int64_t D = a.head_dim;
+  const Row row = a.rows[r];
+  if (!is_q && row.slot == 0)
+    return;  // padding: nobody reads the scrap page, and all padding rows would write one place of it
+
+  float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+  if (active) {
+    const T* in = static_cast<const T*>(a.qkv) + (r * (a.heads + 2 * a.kv_heads) + head) * D;
+    load4(in + i, low);
+    load4(in + half + i, high);
+    if (a.bias) {
+      float b[4];
+      load4(static_cast<const T*>(a.bias) + head * D + i, b);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) low[j] += b[j];
+      load4(static_cast<const T*>(a.bias) + head * D + half + i, b);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) high[j] += b[j];
+    }
+  }
+
+  const T* norm = static_cast<const T*>(is_v ? nullptr : is_q ? a.q_norm : a.k_norm);
+  if (norm) {  // the same for all lanes
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum += low[j] * low[j] + high[j] * high[j];
+    sum = warp_reduce(sum, Add());
+    const float factor = 1.0f / sqrtf(sum / static_cast<float>(a.head_dim) + a.eps);
+    if (active) {
+      float w[4];
+      load4(norm + i, w);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) low[j] *= factor * w[j];
+      load4(norm + half + i, w);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) high[j] *= factor * w[j];
+    }
+  }
+  if (!active) return;  // no collective follows
+
+  if (!is_v) {
+    const RowRope rope = row_rope(a.rope, row, a.slots, a.head_dim);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) rotate(angle(rope, row.position, i + j, a.head_dim), low[j], high[j]);
+  }
+
+  T* out;
+  if (is_q) {
+    out = static_cast<T*>(a.q) + (r * a.heads + head) * D;
+  } else {
+    const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
+    out = static_cast<T*>(is_v ? a.v_pages : a.k_pages) + page_place(a.map, row, kv_head, a.kv_heads) * D;
+  }
+  store4(out + i, low);
+  store4(out + half + i, high);
+}
+
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppendArgs a) {
   let_next_start();

@@ -291,8 +291,7 @@ size_t shared_bytes(const StreamGemmArgs& a, int grid) {
 // The launchers.
 
 bool stream_gemm_fits(StreamGemmArgs& a, const Queue& queue) {
-  if (a.output == StreamOutput::norm_rope_append || a.rows < 1 || a.rows > kMaxRows || a.K % kChunk ||
-      static_cast<int64_t>(a.N) * a.K > INT32_MAX)
+  if (a.rows < 1 || a.rows > kMaxRows || a.K % kChunk || static_cast<int64_t>(a.N) * a.K > INT32_MAX)
     return false;
   const int chunks = a.K / kChunk;
   a.units = a.output == StreamOutput::silu_mul || a.output == StreamOutput::rope_append ? a.N / 2 : a.N;

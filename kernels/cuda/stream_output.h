@@ -24,11 +24,6 @@ struct Deal {
 
   __device__ __forceinline__ int begin(int part) const { return part * each + (part < more ? part : more); }
   __device__ __forceinline__ int count(int part) const { return each + (part < more ? 1 : 0); }
-  // Who has thing i.
-  __device__ __forceinline__ int part(int i) const {
-    const int of_more = more * (each + 1);
-    return i < of_more ? i / (each + 1) : more + (i - of_more) / each;
-  }
 };
 
 // A unit is a row of W, or a pair of rows: a gate and an up row, or the two elements that a rotation mixes.
@@ -65,8 +60,7 @@ __device__ __forceinline__ void write_output(const StreamGemmArgs& a, const Unit
     if (units.pairs) up += static_cast<float>(bias[units.half]);
   }
   switch (a.output) {
-    case StreamOutput::store:
-    case StreamOutput::norm_rope_append: static_cast<T*>(a.out)[at] = static_cast<T>(sum); break;
+    case StreamOutput::store: static_cast<T*>(a.out)[at] = static_cast<T>(sum); break;
     case StreamOutput::store_f32: static_cast<float*>(a.out)[at] = sum; break;
     case StreamOutput::add_f32: static_cast<float*>(a.out)[at] = laid_by.cosine + sum; break;
     case StreamOutput::silu_mul:

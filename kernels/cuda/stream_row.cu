@@ -3,7 +3,6 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
 #include "kernels/cuda/reduce.h"
-#include "kernels/cuda/rope_append_head.h"
 #include "kernels/cuda/stream_output.h"
 
 namespace rondo::cuda {
@@ -11,6 +10,9 @@ namespace {
 
 constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
+constexpr int kChunk = 1024;  // columns of a bulk copy; a row's last one may have fewer
+constexpr int kSlab = 256;    // columns that two products take
+constexpr int kDepth = 2;     // chunks in flight per warp
 
 // Blocks whose registers must fit on a multiprocessor together: kernels overlap from Hopper on.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
@@ -18,25 +20,6 @@ constexpr int kBlocksTogether = 1;
 #else
 constexpr int kBlocksTogether = 2;
 #endif
-
-// The heads that the block has a part of, by the last block that has written its part of one: a warp each.
-template <class T>
-__device__ __forceinline__ void finish_heads(const StreamGemmArgs& a, const Deal& blocks, int first,
-                                             int count, int warp, int lane) {
-  const int size = a.rope.head_dim;
-  for (int head = first / size + warp; head * size < first + count; head += kWarps) {
-    const int parts = blocks.part(head * size + size - 1) - blocks.part(head * size) + 1;
-    int before = 0;
-    if (lane == 0) {
-      __threadfence();
-      before = atomicAdd(a.tickets + head, 1);
-    }
-    if (__shfl_sync(kFullWarp, before, 0) != parts - 1) continue;
-    __threadfence();
-    if (lane == 0) a.tickets[head] = 0;  // as the next kernel finds it
-    rope_append_head<T>(a.rope, 0, head);
-  }
-}
 
 // The kernel.
 //
@@ -52,11 +35,9 @@ __device__ __forceinline__ void finish_heads(const StreamGemmArgs& a, const Deal
 // over the result's diagonal is that of the 256 columns. A sum per chunk goes to shared memory, and they are
 // added in the order of the columns: the same input gives the same bits.
 //
-// norm_rope_append: a head's norm wants all of it, and a head may lie in two blocks.
-//
 // norm: RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): what depends on the whole row comes
 // last.
-template <class T, int kChunk, int kDepth>
+template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(const StreamGemmArgs a) {
   RONDO_DYN_SHARED(unsigned char, shared);
   let_next_start();
@@ -67,7 +48,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   const Deal blocks{a.units / static_cast<int>(gridDim.x), a.units % static_cast<int>(gridDim.x)};
   const int first = blocks.begin(static_cast<int>(blockIdx.x)),
             count = blocks.count(static_cast<int>(blockIdx.x));
-  const int per_row = a.K / kChunk, chunks = (units.pairs ? 2 * count : count) * per_row;
+  const int per_row = (a.K + kChunk - 1) / kChunk, chunks = (units.pairs ? 2 * count : count) * per_row;
 
   T* const ring = reinterpret_cast<T*>(shared) + warp * kDepth * kChunk;
   T* const activations = reinterpret_cast<T*>(shared) + kWarps * kDepth * kChunk;  // [K]
@@ -82,10 +63,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     if (load_chunk >= chunks) return;
     const bool second = load_row >= count;
     const int row = units.first_row(first + load_row - (second ? count : 0)) + (second ? units.half : 0);
-    if (lane == 0)
+    if (lane == 0) {
+      const int column = load_column * kChunk, columns = a.K - column < kChunk ? a.K - column : kChunk;
       copy_bulk(ring + stage * kChunk,
-                static_cast<const T*>(a.weight) + static_cast<int64_t>(row) * a.K + load_column * kChunk,
-                kChunk * sizeof(T), landings + stage);
+                static_cast<const T*>(a.weight) + static_cast<int64_t>(row) * a.K + column,
+                static_cast<uint32_t>(columns * static_cast<int>(sizeof(T))), landings + stage);
+    }
     load_chunk += kWarps;
     for (load_column += kWarps; load_column >= per_row; load_column -= per_row) ++load_row;
   };
@@ -141,15 +124,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     wait_landed(landings + stage, parity);
     const uint4* const w = reinterpret_cast<const uint4*>(ring + stage * kChunk) + lane;
     const uint4* const x = reinterpret_cast<const uint4*>(activations + column * kChunk) + lane;
-    uint4 taken[kChunk / 256];
+    const int slabs = (a.K - column * kChunk < kChunk ? a.K - column * kChunk : kChunk) / kSlab;
+    uint4 taken[kChunk / kSlab];
 #pragma unroll
-    for (int i = 0; i < kChunk / 256; ++i) taken[i] = w[32 * i];
+    for (int i = 0; i < kChunk / kSlab; ++i)
+      if (i < slabs) taken[i] = w[32 * i];
     __syncwarp();  // before the stage is overwritten
     fetch(stage);
     if (++stage == kDepth) stage = 0, parity ^= 1;
     float sum[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
 #pragma unroll
-    for (int i = 0; i < kChunk / 256; ++i) {
+    for (int i = 0; i < kChunk / kSlab; ++i) {
+      if (i >= slabs) break;
       const uint4 v = x[32 * i];
       const T* const type = nullptr;
       mma(sum[0], make_uint4(v.x, 0, v.y, 0), make_uint2(taken[i].x, taken[i].y), type);
@@ -184,54 +170,32 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     if (i != own && a.output == StreamOutput::add_f32) laid_by = lies_at(unit);
     write_output<T>(a, units, 0, unit, sum * factor, up * factor, laid_by);
   }
-  if (a.output == StreamOutput::norm_rope_append) {
-    __syncthreads();  // the block's part of its heads is written
-    finish_heads<T>(a, blocks, first, count, warp, lane);
-  }
 }
 
-template <class T, int kChunk, int kDepth>
-struct Form {
-  static size_t shared_bytes(const StreamGemmArgs& a, int grid) {
-    const int rows_of_w = (a.units + grid - 1) / grid * (a.units == a.N ? 1 : 2);
-    return static_cast<size_t>(kWarps * kDepth * kChunk * 2 + a.K * 2 + kWarps * kDepth * 8 + kWarps * 4 +
-                               rows_of_w * (a.K / kChunk) * 4);
-  }
-  static void enqueue(const StreamGemmArgs& a, Queue& queue) {
-    launch_spread(queue, stream_row_kernel<T, kChunk, kDepth>, dim3(kThreads),
-                  shared_bytes(a, queue.multiprocessors), a);
-  }
-};
-
-// 64 KB in flight on each multiprocessor either way.
-template <class T>
-using Long = Form<T, 1024, 2>;
-template <class T>
-using Short = Form<T, 512, 4>;
-
-bool takes_long(const StreamGemmArgs& a) { return a.K % 1024 == 0; }
+size_t shared_bytes(const StreamGemmArgs& a, int grid) {
+  const int rows_of_w = (a.units + grid - 1) / grid * (a.units == a.N ? 1 : 2);
+  return static_cast<size_t>(kWarps * kDepth * kChunk * 2 + a.K * 2 + kWarps * kDepth * 8 + kWarps * 4 +
+                             rows_of_w * ((a.K + kChunk - 1) / kChunk) * 4);
+}
 
 }  // namespace
 
 // The launchers.
 
 bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
-  if (!queue.bulk_copies || a.rows != 1 || a.K % 512) return false;
+  if (!queue.bulk_copies || a.rows != 1 || a.K % kSlab) return false;
   a.units = a.output == StreamOutput::silu_mul || a.output == StreamOutput::rope_append ? a.N / 2 : a.N;
-  const int grid = queue.multiprocessors;
-  const size_t bytes =
-      takes_long(a) ? Long<__half>::shared_bytes(a, grid) : Short<__half>::shared_bytes(a, grid);
-  return bytes <= static_cast<size_t>(queue.shared_limit);
+  return shared_bytes(a, queue.multiprocessors) <= static_cast<size_t>(queue.shared_limit);
 }
 
 void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue) {
-  const auto pick = [&]<class T>(T*) {
-    takes_long(args) ? Long<T>::enqueue(args, queue) : Short<T>::enqueue(args, queue);
+  const auto run = [&](auto kernel) {
+    launch_spread(queue, kernel, dim3(kThreads), shared_bytes(args, queue.multiprocessors), args);
   };
   if (dtype == DType::bf16)
-    pick(static_cast<__nv_bfloat16*>(nullptr));
+    run(stream_row_kernel<__nv_bfloat16>);
   else
-    pick(static_cast<__half*>(nullptr));
+    run(stream_row_kernel<__half>);
 }
 
 }  // namespace rondo::cuda
