@@ -43,6 +43,7 @@ class Graph {
 
   cudaGraph_t get() const { return graph_; }
   cudaGraph_t* out() { return &graph_; }
+  void abandon() { graph_ = nullptr; }
 
  private:
   cudaGraph_t graph_ = nullptr;
@@ -72,6 +73,9 @@ class Loop {
   const Graph& graph() const { return graph_; }
   cudaGraph_t body() const { return body_; }  // the node's
   uint64_t condition() const { return condition_; }
+  // After a capture into the body that was spoiled: driver 580 ended the process where the graph was
+  // destroyed after that. It is not touched again.
+  void abandon() { graph_.abandon(); }
 
  private:
   Graph graph_;
@@ -88,17 +92,22 @@ class Capture {
     open_ = true;
   }
   // Into the body of a loop, which stays the loop's.
-  Capture(cudaStream_t stream, const Loop& loop) : stream_(stream), into_(loop.body()) {
-    check(
-        cudaStreamBeginCaptureToGraph(stream_, into_, nullptr, nullptr, 0, cudaStreamCaptureModeThreadLocal),
-        "cudaStreamBeginCaptureToGraph");
+  Capture(cudaStream_t stream, Loop& loop) : stream_(stream), into_(&loop) {
+    check(cudaStreamBeginCaptureToGraph(stream_, loop.body(), nullptr, nullptr, 0,
+                                        cudaStreamCaptureModeThreadLocal),
+          "cudaStreamBeginCaptureToGraph");
     open_ = true;
   }
   ~Capture() {
     if (!open_) return;
     cudaGraph_t dropped = nullptr;
-    release(cudaStreamEndCapture(stream_, &dropped));
-    if (dropped && dropped != into_) release(cudaGraphDestroy(dropped));
+    const cudaError_t status = cudaStreamEndCapture(stream_, &dropped);
+    if (into_) {
+      if (status != cudaSuccess) into_->abandon();
+    } else if (dropped) {
+      release(cudaGraphDestroy(dropped));
+    }
+    release(status);
   }
   Capture(const Capture&) = delete;  // it stands for the stream's one capture
   Capture& operator=(const Capture&) = delete;
@@ -110,12 +119,14 @@ class Capture {
   void end() {
     open_ = false;
     cudaGraph_t body = nullptr;
-    check(cudaStreamEndCapture(stream_, &body), "cudaStreamEndCapture, after a loop's body was captured");
+    const cudaError_t status = cudaStreamEndCapture(stream_, &body);
+    if (status != cudaSuccess) into_->abandon();
+    check(status, "cudaStreamEndCapture, after a loop's body was captured");
   }
 
  private:
   cudaStream_t stream_;
-  cudaGraph_t into_ = nullptr;
+  Loop* into_ = nullptr;
   bool open_ = false;
 };
 

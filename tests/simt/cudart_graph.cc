@@ -347,7 +347,17 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   Capture capture = std::move(*s->capture);
   s->capture.reset();  // whatever comes now, the capture is over
   if (call.refused()) return call.refused();
-  if (capture.invalid) return failed(cudaErrorStreamCaptureInvalidated);
+  if (capture.invalid) {
+    // Into a loop's body: nothing can be done with the loop's graph any more, not even to destroy it.
+    for (CUgraph_st* owner : runtime().graphs)
+      if (std::any_of(owner->nodes.begin(), owner->nodes.end(),
+                      [&](const auto& node) { return node->body && node->body == capture.graph; })) {
+        runtime().graphs.erase(owner);
+        destroy(owner);
+        break;
+      }
+    return failed(cudaErrorStreamCaptureInvalidated);
+  }
   if (capture.mode != cudaStreamCaptureModeRelaxed && capture.owner != std::this_thread::get_id())
     return failed(cudaErrorStreamCaptureWrongThread);
   *graph = capture.graph;
@@ -441,6 +451,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   Call call("cudaGraphDestroy", Call::Device::not_asked);
   if (call.nothing_exists()) return call.refused();
   CUgraph_st* g = find_graph(graph);
+  if (!g && graph) runtime().note("cudaGraphDestroy of a graph that is not there");
   if (!g || runtime().bodies.count(g)) return call.result(cudaErrorInvalidValue);
   runtime().graphs.erase(g);
   destroy(g);
