@@ -38,16 +38,13 @@ Case streamable(DType dtype) {
   return c;
 }
 
-// One row has a form of its own, which cuts columns into chunks of 1024, the last one shorter.
+// One row has a form of its own, which cuts columns into chunks of 1024: one of them and a shorter one.
 std::vector<Case> streamable(DType dtype, int rows) {
   std::vector<Case> cases{streamable(dtype)};
   if (rows > 1) return cases;
-  for (const auto& [hidden, heads, intermediate] : {std::tuple{512, 8, 1536}, {1280, 16, 2048}}) {
-    cases.push_back(streamable(dtype));
-    cases.back().hidden = hidden;
-    cases.back().heads = heads;
-    cases.back().intermediate = intermediate;
-  }
+  cases.push_back(cases.front());
+  cases.back().hidden = 1280;
+  cases.back().intermediate = 512;
   return cases;
 }
 
