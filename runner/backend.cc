@@ -70,7 +70,8 @@ std::string describe_cuda() {
 AutoChoice choose_backend() { return {false, "this build has the CPU backend alone"}; }
 
 std::string describe_cuda() {
-  return "CUDA: this build has the CPU backend alone (no nvcc was found when it was configured, or RONDO_CUDA was OFF)\n";
+  return "CUDA: this build has the CPU backend alone (no nvcc was found when it was configured, or "
+         "RONDO_CUDA was OFF)\n";
 }
 #endif
 

@@ -1,6 +1,7 @@
 // What the kernel needs.
 #include <algorithm>
 
+#include "kernels/cuda/attention_schedule.h"
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
@@ -12,114 +13,10 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kPairs = 16;        // (row, query head) of a tile: the 16 side of an m16n8k16 product
-constexpr int kPositions = 16;    // that a warp takes at a time
-constexpr int kMinChunk = 64;     // positions below which a chunk is not worth its merge
 constexpr int kLongChunk = 1024;  // positions of which a block may well take several chunks
 constexpr int kPadding =
     8;  // elements behind a row in shared memory, so that eight rows lie in different banks
 constexpr float kLog2E = 1.44269504f;
-
-// Adjacent rows of one sequence at adjacent positions, whose queries meet the same keys.
-struct Tile {
-  int first;
-  int rows;   // 0: padding, nobody asks for it
-  int begin;  // positions that one of its rows attends to
-  int end;
-
-  __device__ __forceinline__ int first_turn() const { return begin / kPositions * kPositions; }
-  __device__ __forceinline__ int length() const { return end - first_turn(); }
-};
-
-__device__ __forceinline__ int window_begin(const AttentionArgs& a, int position) {
-  const int end = position + 1;
-  return a.sliding_window > 0 && end > a.sliding_window ? end - static_cast<int>(a.sliding_window) : 0;
-}
-
-// The tile that starts with row r; one without rows where r belongs to a tile that started before it.
-// `tile_rows`: the most that a tile may have; one starts anew at every multiple of it.
-__device__ __forceinline__ Tile tile_at(const AttentionArgs& a, int r, int tile_rows) {
-  const Row row = a.rows[r];
-  if (row.slot == 0) return {r, 0, 0, 0};
-  if (r % tile_rows) {
-    const Row before = a.rows[r - 1];
-    if (before.slot == row.slot && before.position + 1 == row.position) return {r, 0, 0, 0};
-  }
-  int rows = 1;
-  while ((r + rows) % tile_rows && r + rows < a.rows_in_step) {
-    const Row next = a.rows[r + rows];
-    if (next.slot != row.slot || next.position != row.position + rows) break;
-    ++rows;
-  }
-  return {r, rows, window_begin(a, row.position), row.position + rows};
-}
-
-__device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
-// Positions of each of a tile's chunks, the last one's fewer. It depends on the tile and the bucket alone:
-// what other sequences hold changes no bit of a row.
-__device__ __forceinline__ int chunk_length(const AttentionArgs& a, const Tile& tile) {
-  int chunk = ceil_div(tile.length(), a.splits);
-  if (chunk > a.longest_chunk) chunk = a.longest_chunk;
-  if (chunk < kMinChunk) chunk = kMinChunk;
-  return ceil_div(chunk, kPositions) * kPositions;
-}
-
-// Some positions of a tile. Its partial results lie at slot `index` of each of the tile's rows.
-struct Chunk {
-  Tile tile;
-  int begin;
-  int end;
-  int index;
-  int pieces;  // of the tile; 0: there is no such chunk
-};
-
-// One warp's way through the step's chunks, in ascending order: 32 rows at a time, one a lane.
-class Cursor {
- public:
-  // Chunk number q, not below the one asked for before.
-  __device__ __forceinline__ Chunk chunk(const AttentionArgs& a, int tile_rows, int q, int lane) {
-    for (; base_ < a.rows_in_step; base_ += 32) {
-      int pieces = 0;
-      if (base_ + lane < a.rows_in_step) {
-        const Tile tile = tile_at(a, base_ + lane, tile_rows);
-        if (tile.rows) pieces = ceil_div(tile.length(), chunk_length(a, tile));
-      }
-      int up_to = pieces;  // and those of the rows before it
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(kFullWarp, up_to, offset);
-        if (lane >= offset) up_to += other;
-      }
-      up_to += before_;
-      const unsigned reached = __ballot_sync(kFullWarp, up_to > q);
-      if (reached) {
-        const int found = __ffs(static_cast<int>(reached)) - 1;
-        Chunk chunk;
-        chunk.tile = tile_at(a, base_ + found, tile_rows);
-        chunk.pieces = __shfl_sync(kFullWarp, pieces, found);
-        chunk.index = q - __shfl_sync(kFullWarp, up_to - pieces, found);
-        const int length = chunk_length(a, chunk.tile);
-        chunk.begin = chunk.tile.first_turn() + chunk.index * length;
-        chunk.end = chunk.begin + length < chunk.tile.end ? chunk.begin + length : chunk.tile.end;
-        return chunk;
-      }
-      before_ = __shfl_sync(kFullWarp, up_to, 31);
-    }
-    return {};
-  }
-
- private:
-  int base_ = 0;
-  int before_ = 0;  // chunks of the rows before base_
-};
-
-// The first position of the slot's sequence that this step writes: the pages hold all before it. One warp.
-__device__ __forceinline__ int first_position_of_step(const AttentionArgs& a, int slot, int lane) {
-  int first = INT32_MAX;
-  for (int r = lane; r < a.rows_in_step; r += 32)
-    if (const Row row = a.rows[r]; row.slot == slot && row.position < first) first = row.position;
-  return warp_reduce(first, [](int x, int y) { return x < y ? x : y; });
-}
 
 // -inf - -inf is NaN; a state without a position has weight 0 against any finite reference.
 __device__ __forceinline__ float reference(float m) { return m == -INFINITY ? 0.0f : m; }
@@ -424,24 +321,24 @@ __global__ void __launch_bounds__(kThreads, 2)
         float2 ml[kTogether];
         float4 v[kTogether];
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          ml[i] = make_float2(-INFINITY, 0);
-          v[i] = make_float4(0, 0, 0, 0);
-          if (base + i >= chunk.pieces) continue;
-          const int64_t at = partial_at(row, base + i, head);
-          ml[i] = __ldcg(reinterpret_cast<const float2*>(a.partial_ml + at * 2));
-          v[i] = __ldcg(reinterpret_cast<const float4*>(a.partial_o + at * a.head_dim + d));
+        for (int k = 0; k < kTogether; ++k) {
+          ml[k] = make_float2(-INFINITY, 0);
+          v[k] = make_float4(0, 0, 0, 0);
+          if (base + k >= chunk.pieces) continue;
+          const int64_t at = partial_at(row, base + k, head);
+          ml[k] = __ldcg(reinterpret_cast<const float2*>(a.partial_ml + at * 2));
+          v[k] = __ldcg(reinterpret_cast<const float4*>(a.partial_o + at * a.head_dim + d));
         }
 #pragma unroll
-        for (int i = 0; i < kTogether; ++i) {
-          const float higher = fmaxf(top, ml[i].x), mine = exp2f(top - reference(higher)),
-                      theirs = exp2f(ml[i].x - reference(higher));
+        for (int k = 0; k < kTogether; ++k) {
+          const float higher = fmaxf(top, ml[k].x), mine = exp2f(top - reference(higher)),
+                      theirs = exp2f(ml[k].x - reference(higher));
           top = higher;
-          l = l * mine + ml[i].y * theirs;
-          sum[0] = sum[0] * mine + v[i].x * theirs;
-          sum[1] = sum[1] * mine + v[i].y * theirs;
-          sum[2] = sum[2] * mine + v[i].z * theirs;
-          sum[3] = sum[3] * mine + v[i].w * theirs;
+          l = l * mine + ml[k].y * theirs;
+          sum[0] = sum[0] * mine + v[k].x * theirs;
+          sum[1] = sum[1] * mine + v[k].y * theirs;
+          sum[2] = sum[2] * mine + v[k].z * theirs;
+          sum[3] = sum[3] * mine + v[k].w * theirs;
         }
       }
 #pragma unroll
