@@ -125,7 +125,8 @@ cudaError_t launch_kernel(cudaStream_t stream, KernelLaunch launch) {
 }
 
 void set_condition(cudaGraphConditionalHandle handle, unsigned value) {
-  std::lock_guard lock(runtime().mutex);
+  // A kernel calls it, which runs inside a call that holds the runtime's lock; its thread is a fiber that
+  // does not.
   const auto condition = runtime().conditions.find(handle);
   if (condition == runtime().conditions.end() || !condition->second.used)
     throw simt::error("cudaGraphSetConditional: the handle belongs to no conditional node");
