@@ -159,7 +159,7 @@ struct StreamGemmArgs {
   int phase_columns;
   int log_rows;  // rows, rounded up to a power of two
 };
-// Whether the kernel can do it (R up to 16, K a multiple of 8, shared memory), and how.
+// Whether the kernel can do it (R up to 8, K a multiple of 128, shared memory), and how.
 bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, Queue& queue);
 // The form of it for one row, K a multiple of 256.
