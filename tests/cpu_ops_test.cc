@@ -1,170 +1,31 @@
-// The CPU backend's verbs against loops in double precision, row bits against company and threads, and what a
-// draw may be.
+// The CPU backend's verbs against loops in double precision.
 //
 // Each verb is compared given the inputs it actually had, so bounds do not pile up. A sum of n fp32 products
 // is off by at most (n + 8) 2^-24 times the sum of their magnitudes (Higham, "Accuracy and Stability", 3.1),
 // whatever its order.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <random>
-#include <set>
-#include <thread>
-#include <vector>
 
-#include "buffers/arena.h"
 #include "buffers/error.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/rope.h"
-#include "kernels/cpu/simd.h"
-#include "kernels/cpu/thread_pool.h"
-#include "kernels/ops.h"
+#include "tests/cpu_bed.h"
 
 namespace rondo {
 namespace {
 
+using test::at;
+using test::Bed;
+using test::Spec;
+
 constexpr double kEps = 0x1p-24;
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-double at(const View& v, int64_t i) {
-  if (v.dtype == DType::f32) return v.as<float>()[i];
-  return v.dtype == DType::f16 ? f32_from_f16(v.as<uint16_t>()[i]) : f32_from_bf16(v.as<uint16_t>()[i]);
-}
-
-void put(const View& v, int64_t i, float value) {
-  if (v.dtype == DType::f32)
-    v.as<float>()[i] = value;
-  else
-    v.as<uint16_t>()[i] = v.dtype == DType::f16 ? f16_from_f32(value) : bf16_from_f32(value);
-}
 
 // Half a unit in the last place of `value` once stored.
 double storage_error(DType dtype, double value) {
   if (dtype == DType::f32) return 0;
   return dtype == DType::f16 ? std::fabs(value) * 0x1p-11 + 0x1p-25 : std::fabs(value) * 0x1p-8;
 }
-
-struct Spec {
-  DType dtype = DType::f32;
-  int head_dim = 16, heads = 4, kv_heads = 2, page_size = 8, window = 0;
-  bool bias = false, head_norm = false;
-  int hidden = 72, intermediate = 104, vocab = 203, threads = 2;  // no multiple of a vector
-};
-
-void PrintTo(const Spec& s, std::ostream* out) {
-  *out << dtype_name(s.dtype) << " head_dim " << s.head_dim << " heads " << s.heads << "/" << s.kv_heads
-       << " page " << s.page_size << " window " << s.window << (s.bias ? " bias" : "")
-       << (s.head_norm ? " head_norm" : "");
-}
-
-// One layer with random weights, K/V pages filled at random, slots 1 .. 34 with pages in a shuffled order.
-struct Bed {
-  Spec s;
-  StepDims d;
-  std::unique_ptr<Device> device = make_host_device();
-  Model m;
-  StepBuffers b;
-  std::unique_ptr<Arena> arena;
-  std::unique_ptr<Ops> ops;
-  std::mt19937 random{7};
-
-  explicit Bed(const Spec& spec) : s(spec) {
-    d.hidden_size = s.hidden;
-    d.intermediate_size = s.intermediate;
-    d.layers = 1;
-    d.heads = s.heads;
-    d.kv_heads = s.kv_heads;
-    d.head_dim = s.head_dim;
-    d.vocab_size = s.vocab;
-    d.weight_dtype = s.dtype;
-    d.activation_dtype = DType::f32;
-    d.buckets = {1, 8, 33};
-    d.max_logit_rows = 33;
-    d.max_sequences = 34;
-    d.max_context = 96;
-    d.page_size = s.page_size;
-    d.pages = 1 + d.max_sequences * d.pages_per_slot();
-    m.layers.resize(1);
-    Layer& l = m.layers[0];
-    std::vector<View> all;
-    arena = std::make_unique<Arena>(*device, "all", [&](Layout& layout) {
-      all.clear();
-      const auto weight = [&](const char* name, Shape shape) {
-        all.push_back(layout.place(name, s.dtype, shape));
-        return all.back();
-      };
-      m.embedding = weight("embedding", {s.vocab, s.hidden});
-      l.attention_norm = weight("attention_norm", {s.hidden});
-      l.qkv.weight = weight("qkv.weight", {d.qkv_size(), s.hidden});
-      l.o_proj.weight = weight("o_proj.weight", {s.hidden, d.q_size()});
-      l.mlp_norm = weight("mlp_norm", {s.hidden});
-      l.gate_up.weight = weight("gate_up.weight", {2 * s.intermediate, s.hidden});
-      l.down_proj.weight = weight("down_proj.weight", {s.hidden, s.intermediate});
-      m.final_norm = weight("final_norm", {s.hidden});
-      if (s.bias) {
-        l.qkv.bias = weight("qkv.bias", {d.qkv_size()});
-        l.o_proj.bias = weight("o_proj.bias", {s.hidden});
-        l.gate_up.bias = weight("gate_up.bias", {2 * s.intermediate});
-        l.down_proj.bias = weight("down_proj.bias", {s.hidden});
-      }
-      if (s.head_norm) {
-        l.q_norm = weight("q_norm", {s.head_dim});
-        l.k_norm = weight("k_norm", {s.head_dim});
-      }
-      m.rope.inv_freq = layout.place("inv_freq", DType::f32, {s.head_dim / 2});
-      l.pages = lay_out_pages(layout, d)[0];
-      b = lay_out_step(layout, d);
-    });
-    all.push_back(l.pages.k);
-    all.push_back(l.pages.v);
-    for (const View& v : all)
-      fill(v, v.shape.rank == 2 ? 1.0f / std::sqrt(static_cast<float>(v.shape[1])) : 1.0f);
-    for (int i = 0; i < s.head_dim / 2; ++i)
-      m.rope.inv_freq.as<float>()[i] =
-          std::pow(100.0f, -2.0f * static_cast<float>(i) / static_cast<float>(s.head_dim));
-    m.lm_head.weight = m.embedding;
-    l.sliding_window = s.window;
-    std::vector<int32_t> pages(static_cast<size_t>(d.pages) - 1);
-    for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i) + 1;
-    std::shuffle(pages.begin(), pages.end(), random);
-    std::copy(pages.begin(), pages.end(), b.page_tables.as<int32_t>() + d.pages_per_slot());
-    for (int i = 0; i < d.slots(); ++i) b.slots.as<SlotParams>()[i] = SlotParams{};
-    for (int l_row = 0; l_row < 33; ++l_row) b.logit_rows.as<int32_t>()[l_row] = l_row;
-    ops = make_cpu_ops(d, b, m, s.threads);
-  }
-
-  void fill(const View& v, float scale) {
-    std::uniform_real_distribution<float> uniform(-2 * scale, 2 * scale);
-    for (int64_t i = 0; i < static_cast<int64_t>(v.shape.elements()); ++i) put(v, i, uniform(random));
-  }
-  Row& row(int r) { return b.rows.as<Row>()[r]; }
-  Bucket set_rows(const std::vector<Row>& rows) {
-    const Bucket bucket = bucket_of(d, static_cast<int>(rows.size()));
-    for (int r = 0; r < bucket.rows; ++r)
-      row(r) = r < static_cast<int>(rows.size()) ? rows[static_cast<size_t>(r)] : Row{};
-    return bucket;
-  }
-  int64_t page_element(int slot, int64_t position, int64_t kv_head) const {
-    const int64_t page = b.page_tables.as<int32_t>()[slot * d.pages_per_slot() + position / s.page_size];
-    return ((page * s.kv_heads + kv_head) * s.page_size + position % s.page_size) * s.head_dim;
-  }
-  void step(Bucket k) {
-    const Layer& l = m.layers[0];
-    ops->embed(k);
-    ops->qkv(k, l);
-    ops->attend(k, l);
-    ops->add_project(k, b.o, l.o_proj);
-    ops->gate_up(k, l);
-    ops->add_project(k, b.h, l.down_proj);
-    ops->logits(k);
-    ops->sample(k);
-  }
-};
 
 struct Bounded {
   double value = 0, error = 0;
@@ -415,125 +276,6 @@ std::vector<Spec> specs() {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuVerbs, testing::ValuesIn(specs()));
 
-// Whatever else is in the step, and however many threads, the bits of one row: x, q, o, h, logits, its draw,
-// its K and V.
-std::vector<char> bits_of_row(Bed& t, int rows, int place) {
-  const Spec& spec = t.s;
-  std::vector<Row> all;
-  for (int r = 0; r < rows; ++r)
-    all.push_back({(r * 31 + 5) % spec.vocab, 10 + r, r < place ? r + 2 : r + 1, 1});
-  all[static_cast<size_t>(place)] = {17, 37, 1, 1};
-  t.b.slots.as<SlotParams>()[1].temperature = 1;
-  t.step(t.set_rows(all));
-  std::vector<char> bits;
-  const auto keep = [&](const void* p, int64_t bytes) {
-    bits.insert(bits.end(), static_cast<const char*>(p), static_cast<const char*>(p) + bytes);
-  };
-  for (const View& v : {t.b.x, t.b.q, t.b.o, t.b.h, t.b.logits})
-    keep(v.as<float>() + place * v.shape[1], v.shape[1] * 4);
-  keep(t.b.sampled.as<Sampled>() + place, sizeof(Sampled));
-  const int64_t size = static_cast<int64_t>(dtype_bytes(spec.dtype));
-  for (int g = 0; g < spec.kv_heads; ++g)
-    for (const View& v : {t.m.layers[0].pages.k, t.m.layers[0].pages.v})
-      keep(v.as<char>() + t.page_element(1, 37, g) * size, spec.head_dim * size);
-  return bits;
-}
-
-TEST(CpuRows, BitsDependOnNeitherCompanyNorThreads) {
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-    for (int hidden : {72, 1100}) {
-      Spec s;
-      s.dtype = dtype;
-      s.hidden = hidden;
-      s.intermediate = 1030;
-      s.threads = 1;
-      s.bias = s.head_norm = true;
-      Bed first(s);
-      const std::vector<char> alone = bits_of_row(first, 1, 0);
-      for (int threads : {1, 2, 3}) {
-        s.threads = threads;
-        Bed bed(s);
-        for (auto [rows, place] :
-             {std::pair{1, 0}, {2, 1}, {3, 0}, {5, 4}, {7, 3}, {8, 5}, {33, 0}, {33, 20}, {33, 32}})
-          ASSERT_TRUE(bits_of_row(bed, rows, place) == alone)
-              << dtype_name(dtype) << " hidden " << hidden << " threads " << threads << " row " << place
-              << " of " << rows;
-      }
-    }
-  }
-}
-
-// Few rows are streamed and many go by blocks; a row must not see which.
-TEST(CpuProduct, ARowsBitsAreTheSameStreamedAndInBlocks) {
-  std::mt19937 random(3);
-  std::uniform_real_distribution<float> uniform(-1, 1);
-  std::vector<float> scratch(multiply_scratch_floats());
-  for (DType dtype : {DType::f32, DType::f16, DType::bf16})
-    for (auto [out, in] : {std::pair<int64_t, int64_t>{1, 3}, {7, 512}, {131, 1100}, {270, 40}}) {
-      constexpr size_t kRows = 260;  // more than one block of rows
-      const size_t outs = static_cast<size_t>(out), ins = static_cast<size_t>(in);
-      std::vector<char> memory(static_cast<size_t>(out * in + out) * dtype_bytes(dtype));
-      Product p;
-      p.weight = View{memory.data(), dtype, {out, in}};
-      p.bias = View{memory.data() + static_cast<size_t>(out * in) * dtype_bytes(dtype), dtype, {out}};
-      for (int64_t i = 0; i < out * in + out; ++i) put(p.weight, i, uniform(random));
-      std::vector<float> x(kRows * ins), before(kRows * outs);
-      for (float& f : x) f = uniform(random);
-      for (float& f : before) f = uniform(random);
-      p.x_stride = ins;
-      p.y_stride = outs;
-      p.add = true;
-      std::vector<float> alone = before;
-      for (size_t r = 0; r < kRows; ++r) {
-        p.rows = 1;
-        p.x = x.data() + r * ins;
-        p.y = alone.data() + r * outs;
-        multiply(p, 0, outs, scratch.data());
-      }
-      for (size_t rows : {2, 3, 4, 5, 6, 7, 9, 17, 260}) {
-        std::vector<float> together = before;
-        p.rows = rows;
-        p.x = x.data();
-        p.y = together.data();
-        const size_t middle = outs / 8 * 4;  // as two threads would share it
-        multiply(p, 0, middle, scratch.data());
-        multiply(p, middle, outs, scratch.data());
-        ASSERT_EQ(memcmp(together.data(), alone.data(), rows * outs * sizeof(float)), 0)
-            << dtype_name(dtype) << " " << out << " x " << in << ", " << rows << " rows";
-        ASSERT_TRUE(std::equal(together.begin() + static_cast<std::ptrdiff_t>(rows * outs), together.end(),
-                               before.begin() + static_cast<std::ptrdiff_t>(rows * outs)))
-            << "rows beyond the last were written";
-      }
-    }
-}
-
-TEST(CpuRows, NaNInOneRowLeavesTheOthersBitsAlone) {
-  Spec s;
-  const std::vector<Row> rows = {{1, 3, 1, 1}, {2, 4, 2, 1}, {3, 5, 3, 1}};
-  Bed clean(s), dirty(s);
-  clean.step(clean.set_rows(rows));
-  const Bucket k = dirty.set_rows(rows);
-  put(dirty.m.embedding, 2 * s.hidden, kNan);
-  dirty.m.lm_head = {};
-  dirty.ops = make_cpu_ops(
-      dirty.d, dirty.b,
-      [&] {
-        Model m = dirty.m;
-        m.lm_head.weight = clean.m.embedding;
-        return m;
-      }(),
-      2);
-  dirty.step(k);
-  EXPECT_EQ(dirty.b.sampled.as<Sampled>()[1].status, Sampled::kNumerical);
-  EXPECT_EQ(dirty.b.sampled.as<Sampled>()[1].token, 0);
-  for (int r : {0, 2}) {
-    EXPECT_EQ(dirty.b.sampled.as<Sampled>()[r].status, Sampled::kOk);
-    EXPECT_EQ(memcmp(dirty.b.logits.as<float>() + r * s.vocab, clean.b.logits.as<float>() + r * s.vocab,
-                     static_cast<size_t>(s.vocab) * 4),
-              0);
-  }
-}
-
 TEST(CpuOps, RefusesWhatItCannotRun) {
   Bed t({});
   StepDims d = t.d;
@@ -592,33 +334,6 @@ TEST(CpuRope, TablesFollowTheLengthOfTheSequence) {
   rope_angles(rope, 4, 11, 0, out);
   const double base = 10000 * std::pow(4.0 * 12 / 8 - 3, 2.0);
   EXPECT_NEAR(out[3], 1.5 * std::sin(11 / std::sqrt(base)), 1e-6);
-}
-
-TEST(ThreadPool, CoversEveryIndexOnceAndSurvivesSleepAndFork) {
-  auto pool = std::make_unique<ThreadPool>(3);
-  ASSERT_EQ(pool->threads(), 3);
-  const auto covered = [&](int64_t n) {
-    std::vector<int> hits(static_cast<size_t>(n));
-    pool->parallel_for(n, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
-    });
-    return std::count(hits.begin(), hits.end(), 1) == n;
-  };
-  for (int round = 0; round < 300; ++round)
-    for (int64_t n : {0, 1, 2, 3, 7, 100}) ASSERT_TRUE(covered(n)) << n;
-  std::this_thread::sleep_for(std::chrono::milliseconds(5));  // workers are asleep by now, and must wake
-  ASSERT_TRUE(covered(100));
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(20);
-    const bool ok = covered(100);
-    pool.reset();
-    _exit(ok ? 0 : 1);
-  }
-  int status = -1;
-  ASSERT_EQ(waitpid(child, &status, 0), child);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-  ASSERT_TRUE(covered(100));
 }
 
 }  // namespace

@@ -1,0 +1,176 @@
+// The bits of a row against company and threads, and the threads themselves.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <limits>
+#include <thread>
+
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/thread_pool.h"
+#include "tests/cpu_bed.h"
+
+namespace rondo {
+namespace {
+
+using test::Bed;
+using test::put;
+using test::Spec;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// Whatever else is in the step, and however many threads, the bits of one row: x, q, o, h, logits, its draw,
+// its K and V.
+std::vector<char> bits_of_row(Bed& t, int rows, int place) {
+  const Spec& spec = t.s;
+  std::vector<Row> all;
+  for (int r = 0; r < rows; ++r)
+    all.push_back({(r * 31 + 5) % spec.vocab, 10 + r, r < place ? r + 2 : r + 1, 1});
+  all[static_cast<size_t>(place)] = {17, 37, 1, 1};
+  t.b.slots.as<SlotParams>()[1].temperature = 1;
+  t.step(t.set_rows(all));
+  std::vector<char> bits;
+  const auto keep = [&](const void* p, int64_t bytes) {
+    bits.insert(bits.end(), static_cast<const char*>(p), static_cast<const char*>(p) + bytes);
+  };
+  for (const View& v : {t.b.x, t.b.q, t.b.o, t.b.h, t.b.logits})
+    keep(v.as<float>() + place * v.shape[1], v.shape[1] * 4);
+  keep(t.b.sampled.as<Sampled>() + place, sizeof(Sampled));
+  const int64_t size = static_cast<int64_t>(dtype_bytes(spec.dtype));
+  for (int g = 0; g < spec.kv_heads; ++g)
+    for (const View& v : {t.m.layers[0].pages.k, t.m.layers[0].pages.v})
+      keep(v.as<char>() + t.page_element(1, 37, g) * size, spec.head_dim * size);
+  return bits;
+}
+
+#if defined(__SANITIZE_THREAD__)  // how threads share the work does not depend on the dtype
+constexpr DType kDTypes[] = {DType::bf16};
+#else
+constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16};
+#endif
+
+TEST(CpuRows, BitsDependOnNeitherCompanyNorThreads) {
+  for (DType dtype : kDTypes) {
+    for (int hidden : {72, 1100}) {
+      Spec s;
+      s.dtype = dtype;
+      s.hidden = hidden;
+      s.intermediate = 1030;
+      s.threads = 1;
+      s.bias = s.head_norm = true;
+      Bed first(s);
+      const std::vector<char> alone = bits_of_row(first, 1, 0);
+      for (int threads : {1, 2, 3}) {
+        s.threads = threads;
+        Bed bed(s);
+        for (auto [rows, place] :
+             {std::pair{1, 0}, {2, 1}, {3, 0}, {5, 4}, {7, 3}, {8, 5}, {33, 0}, {33, 20}, {33, 32}})
+          ASSERT_TRUE(bits_of_row(bed, rows, place) == alone)
+              << dtype_name(dtype) << " hidden " << hidden << " threads " << threads << " row " << place
+              << " of " << rows;
+      }
+    }
+  }
+}
+
+// Few rows are streamed and many go by blocks; a row must not see which.
+TEST(CpuProduct, ARowsBitsAreTheSameStreamedAndInBlocks) {
+  std::mt19937 random(3);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> scratch(multiply_scratch_floats());
+  for (DType dtype : kDTypes)
+    for (auto [out, in] : {std::pair<int64_t, int64_t>{1, 3}, {7, 512}, {131, 1100}, {270, 40}}) {
+      constexpr size_t kRows = 260;  // more than one block of rows
+      const size_t outs = static_cast<size_t>(out), ins = static_cast<size_t>(in);
+      std::vector<char> memory(static_cast<size_t>(out * in + out) * dtype_bytes(dtype));
+      Product p;
+      p.weight = View{memory.data(), dtype, {out, in}};
+      p.bias = View{memory.data() + static_cast<size_t>(out * in) * dtype_bytes(dtype), dtype, {out}};
+      for (int64_t i = 0; i < out * in + out; ++i) put(p.weight, i, uniform(random));
+      std::vector<float> x(kRows * ins), before(kRows * outs);
+      for (float& f : x) f = uniform(random);
+      for (float& f : before) f = uniform(random);
+      p.x_stride = ins;
+      p.y_stride = outs;
+      p.add = true;
+      std::vector<float> alone = before;
+      for (size_t r = 0; r < kRows; ++r) {
+        p.rows = 1;
+        p.x = x.data() + r * ins;
+        p.y = alone.data() + r * outs;
+        multiply(p, 0, outs, scratch.data());
+      }
+      for (size_t rows : {2, 3, 4, 5, 6, 7, 9, 17, 260}) {
+        std::vector<float> together = before;
+        p.rows = rows;
+        p.x = x.data();
+        p.y = together.data();
+        const size_t middle = outs / 8 * 4;  // as two threads would share it
+        multiply(p, 0, middle, scratch.data());
+        multiply(p, middle, outs, scratch.data());
+        ASSERT_EQ(memcmp(together.data(), alone.data(), rows * outs * sizeof(float)), 0)
+            << dtype_name(dtype) << " " << out << " x " << in << ", " << rows << " rows";
+        ASSERT_TRUE(std::equal(together.begin() + static_cast<std::ptrdiff_t>(rows * outs), together.end(),
+                               before.begin() + static_cast<std::ptrdiff_t>(rows * outs)))
+            << "rows beyond the last were written";
+      }
+    }
+}
+
+TEST(CpuRows, NaNInOneRowLeavesTheOthersBitsAlone) {
+  Spec s;
+  const std::vector<Row> rows = {{1, 3, 1, 1}, {2, 4, 2, 1}, {3, 5, 3, 1}};
+  Bed clean(s), dirty(s);
+  clean.step(clean.set_rows(rows));
+  const Bucket k = dirty.set_rows(rows);
+  put(dirty.m.embedding, 2 * s.hidden, kNan);
+  dirty.m.lm_head = {};
+  dirty.ops = make_cpu_ops(
+      dirty.d, dirty.b,
+      [&] {
+        Model m = dirty.m;
+        m.lm_head.weight = clean.m.embedding;
+        return m;
+      }(),
+      2);
+  dirty.step(k);
+  EXPECT_EQ(dirty.b.sampled.as<Sampled>()[1].status, Sampled::kNumerical);
+  EXPECT_EQ(dirty.b.sampled.as<Sampled>()[1].token, 0);
+  for (int r : {0, 2}) {
+    EXPECT_EQ(dirty.b.sampled.as<Sampled>()[r].status, Sampled::kOk);
+    EXPECT_EQ(memcmp(dirty.b.logits.as<float>() + r * s.vocab, clean.b.logits.as<float>() + r * s.vocab,
+                     static_cast<size_t>(s.vocab) * 4),
+              0);
+  }
+}
+
+TEST(ThreadPool, CoversEveryIndexOnceAndSurvivesSleepAndFork) {
+  auto pool = std::make_unique<ThreadPool>(3);
+  ASSERT_EQ(pool->threads(), 3);
+  const auto covered = [&](int64_t n) {
+    std::vector<int> hits(static_cast<size_t>(n));
+    pool->parallel_for(n, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
+    });
+    return std::count(hits.begin(), hits.end(), 1) == n;
+  };
+  for (int round = 0; round < 300; ++round)
+    for (int64_t n : {0, 1, 2, 3, 7, 100}) ASSERT_TRUE(covered(n)) << n;
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));  // workers are asleep by now, and must wake
+  ASSERT_TRUE(covered(100));
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    const bool ok = covered(100);
+    pool.reset();
+    _exit(ok ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  ASSERT_TRUE(covered(100));
+}
+
+}  // namespace
+}  // namespace rondo
