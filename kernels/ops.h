@@ -9,10 +9,12 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "buffers/device.h"
 #include "buffers/step_buffers.h"
 #include "kernels/model.h"
+#include "kernels/verbs.h"
 
 namespace rondo {
 
@@ -60,6 +62,23 @@ class Ops {
   // is reached. Rows of slot 0 stay. A row that several entries name is the first one's, which alone draws:
   // unused entries are 0 and must not move row 0 on again.
   virtual void sample(Bucket bucket) = 0;
+
+  // What a verb is made of at that bucket, for people: "rmsnorm + cublasLt + rope_append".
+  virtual std::string kernels(Verb verb, Bucket bucket) const = 0;
+  // A verb's forms at that bucket, by number, of which 0 is taken where nobody chooses. All do what the verb says;
+  // their sums are made in another order. Plans that a form needs are made by these calls, never while a step
+  // is recorded; what was recorded before keeps the form that it was recorded with.
+  virtual size_t forms(Verb verb, Bucket bucket) {
+    static_cast<void>(verb), static_cast<void>(bucket);
+    return 1;
+  }
+  virtual size_t form(Verb verb, Bucket bucket) {  // the one that is taken
+    static_cast<void>(verb), static_cast<void>(bucket);
+    return 0;
+  }
+  virtual void choose(Verb verb, Bucket bucket, size_t form) {
+    static_cast<void>(verb), static_cast<void>(bucket), static_cast<void>(form);
+  }
 };
 
 // `threads` 0: as many as there are cores. The arguments are copied; the memory they view must outlive the

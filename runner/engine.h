@@ -60,6 +60,10 @@ struct EngineOptions {
   // device, which sends its draws as it goes. Where graphs are captured; Stats::one_launch says whether it is
   // so.
   bool one_launch = false;
+  // The forms of each verb (kernels of its own, cuBLASLt's algorithms) are timed on the device while the engine
+  // opens, and the fastest is taken for each bucket; Stats::forms names them. Where there are several. Two runs
+  // may then choose, and round, differently: without it the same options give the same bits.
+  bool tune = false;
   int threads = 0;              // of the CPU backend; 0: one per core
   bool random_weights = false;  // Engine::open takes a config.json's path, and no checkpoint is read
   uint64_t weights_seed = 0;
@@ -169,6 +173,13 @@ struct BucketStats {
   int64_t device_bytes = 0;
 };
 
+// What a verb of the step is made of at a bucket.
+struct FormStats {
+  int rows = 0;
+  std::string verb;
+  std::string kernels;  // "rmsnorm + cublasLt + silu_mul"
+};
+
 // How long steps took. counts[i]: of those that took at most bounds[i] seconds and more than bounds[i - 1];
 // the last: longer.
 struct StepTimes {
@@ -220,6 +231,7 @@ struct Stats {
   std::string graph;          // "start", "lazy" or "off"
   std::string one_launch;     // "off", "on", or why generate() makes single steps though it was asked for
   std::vector<BucketStats> buckets;
+  std::vector<FormStats> forms;  // of every bucket, in the step's order
 };
 
 // Stats in the Prometheus text exposition format, version 0.0.4, names beginning with "rondo_".

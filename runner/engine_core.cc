@@ -7,6 +7,7 @@
 
 #include "runner/plan.h"
 #include "runner/step.h"
+#include "runner/tune.h"
 
 namespace rondo {
 namespace {
@@ -151,11 +152,11 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
   replayer_ = std::make_unique<Replayer>(replay_policy(options.graph),
                                          backend_.make_recorder ? backend_.make_recorder() : nullptr);
   launch_ahead_ = options.launch_ahead && replayer_->policy() != ReplayPolicy::Off;
-  prepare();
+  prepare(options.tune);
   prepare_loops(options.one_launch);
 }
 
-void EngineCore::prepare() {
+void EngineCore::prepare(bool tuned) {
   // Every slot gets a valid state, the scrap slot for good: warm-up and padding rows run in it.
   backend_.device->fill(buffers_.history.data, 0, buffers_.history.bytes());
   backend_.device->fill(buffers_.biases.data, 0, buffers_.biases.bytes());
@@ -166,6 +167,10 @@ void EngineCore::prepare() {
     inputs_->write_pages(slot, 0, {}, true);
   }
   inputs_->upload();
+  std::vector<Bucket> buckets;
+  for (const int rows : dims_.buckets) buckets.push_back(bucket_of(dims_, rows));
+  if (tuned) tune(*ops_, *backend_.device, weights_.model, buffers_, buckets);
+  counters_.forms = list_forms(*ops_, buckets);
   replayer_->prepare(
       dims_.buckets, [this](int rows) { run_step(*ops_, weights_.model, buffers_, bucket_of(dims_, rows)); },
       [this] { backend_.device->synchronize(); });

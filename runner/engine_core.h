@@ -92,7 +92,7 @@ class EngineCore {
     bool listed;  // with the likeliest tokens
   };
 
-  void prepare();
+  void prepare(bool tuned);
   void refuse_forked_child() const;
   uint64_t fingerprint();
   uint64_t page_bytes() const;  // K and V of one page in all layers

@@ -126,7 +126,8 @@ typedef struct rondo_options {
   bool share_prefixes;
   bool launch_ahead;
   bool one_launch;
-  uint8_t reserved[4];
+  bool tune;
+  uint8_t reserved[3];
   // While weights are loaded; anything but 0 ends the load with RONDO_STOPPED.
   int (*progress)(void* user, uint64_t done, uint64_t total);
   void* progress_user;
@@ -282,6 +283,12 @@ rondo_status rondo_restore(rondo_engine* engine, const void* bytes, size_t size,
 
 // ---- Looking at it ----
 
+typedef struct rondo_form {
+  int32_t rows;         // of the bucket
+  const char* verb;     // "gate_up"
+  const char* kernels;  // "rmsnorm + cublasLt + silu_mul"
+} rondo_form;
+
 typedef struct rondo_bucket_stats {
   int64_t rows;
   double capture_ms;
@@ -338,6 +345,9 @@ typedef struct rondo_stats {
   const uint64_t* step_counts;
   size_t step_bound_count;
   double step_seconds;
+  // What each verb of the step is made of, by bucket.
+  const rondo_form* forms;
+  size_t form_count;
 } rondo_stats;
 
 // `stats->struct_size` must be set; the rest is written.

@@ -144,7 +144,7 @@ rondo_status rondo_open(const char* path, const rondo_options* options, rondo_en
   return guarded([&] {
     checked(engine, "rondo_open: engine") = nullptr;
     need(path, "rondo_open: path");
-    *engine = new rondo_engine{rondo::Engine::open(path, to_options(options)), {}, {}, {}, {}, {}};
+    *engine = new rondo_engine{rondo::Engine::open(path, to_options(options)), {}, {}, {}, {}, {}, {}};
   });
 }
 

@@ -18,6 +18,7 @@ struct rondo_engine {
   std::vector<rondo_token_logprob> top_logprobs;
   rondo::Stats stats;
   std::vector<rondo_bucket_stats> buckets;
+  std::vector<rondo_form> forms;
 };
 
 namespace rondo::c {

@@ -38,7 +38,8 @@ struct Plan : rondo_memory_plan {
   std::vector<rondo_planned_arena> planned_arenas;
 };
 
-rondo_stats to_stats(const Stats& stats, const std::vector<rondo_bucket_stats>& buckets) {
+rondo_stats to_stats(const Stats& stats, const std::vector<rondo_bucket_stats>& buckets,
+                     const std::vector<rondo_form>& forms) {
   rondo_stats c = {};
   c.steps = stats.steps;
   c.replays = stats.replays;
@@ -79,6 +80,8 @@ rondo_stats to_stats(const Stats& stats, const std::vector<rondo_bucket_stats>& 
   c.one_launch = stats.one_launch.c_str();
   c.buckets = buckets.data();
   c.bucket_count = buckets.size();
+  c.forms = forms.data();
+  c.form_count = forms.size();
   c.step_bounds = StepTimes::bounds.data();
   c.step_counts = stats.step_times.counts.data();
   c.step_bound_count = StepTimes::bounds.size();
@@ -86,7 +89,7 @@ rondo_stats to_stats(const Stats& stats, const std::vector<rondo_bucket_stats>& 
   return c;
 }
 
-constexpr size_t kFirstStats = offsetof(rondo_stats, step_seconds) + sizeof(rondo_stats::step_seconds);
+constexpr size_t kFirstStats = offsetof(rondo_stats, form_count) + sizeof(rondo_stats::form_count);
 static_assert(sizeof(rondo_stats) == kFirstStats);
 
 }  // namespace
@@ -107,7 +110,10 @@ rondo_status rondo_get_stats(rondo_engine* engine, rondo_stats* stats) {
     for (const rondo::BucketStats& bucket : engine->stats.buckets)
       engine->buckets.push_back({bucket.rows, bucket.capture_ms, bucket.instantiate_ms, bucket.upload_ms,
                                  bucket.nodes, bucket.device_bytes});
-    const rondo_stats filled = to_stats(engine->stats, engine->buckets);
+    engine->forms.clear();
+    for (const rondo::FormStats& form : engine->stats.forms)
+      engine->forms.push_back({form.rows, form.verb.c_str(), form.kernels.c_str()});
+    const rondo_stats filled = to_stats(engine->stats, engine->buckets, engine->forms);
     std::memset(stats, 0, size);
     std::memcpy(stats, &filled, std::min(size, sizeof(filled)));
     stats->struct_size = size;

@@ -145,6 +145,7 @@ EngineOptions to_options(const rondo_options* given) {
   options.share_prefixes = c.share_prefixes;
   options.launch_ahead = c.launch_ahead;
   options.one_launch = c.one_launch;
+  options.tune = c.tune;
   options.buckets = copied(c.buckets, c.bucket_count, "rondo_options: buckets");
   options.threads = c.threads;
   options.random_weights = c.random_weights;

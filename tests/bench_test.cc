@@ -169,6 +169,7 @@ TEST(Bench, ATraceHasOneSlicePerVerbAndLayerInOrderWithoutOverlap) {
   for (const auto& event : trace.at("traceEvents")) {
     if (event.at("ph") != "X") continue;
     names.push_back(event.at("name"));
+    EXPECT_FALSE(event.at("args").at("kernels").get<std::string>().empty()) << names.back();
     EXPECT_NEAR(event.at("ts").get<double>(), end, 1e-6);
     end = event.at("ts").get<double>() + event.at("dur").get<double>();
   }

@@ -80,6 +80,7 @@ TEST(Cli, RefusesCommandLinesThatDoNotFitTogether) {
       {{"generate", "--model", "a", "--prompt", "x", "--top-k", "1", "--top-k", "2"}, "--top-k"},
       {{"generate", "--model", "a", "--prompt", "x", "stray"}, "stray"},
       {{"generate", "--model", "a", "--jsonl", "--one-launch"}, "--one-launch"},
+      {{"generate", "--model", "a", "--prompt", "x", "--tune", "maybe"}, "off or on, found \"maybe\""},
       {{"score", "--model", "a"}, "found 0"},
       {{"score", "--model", "a", "--prompt", "x", "--prompt-ids", "1"}, "found 2"},
       {{"inspect"}, "--config"},
@@ -269,6 +270,8 @@ TEST(Cli, OneLaunchAndNoLaunchAheadGiveTheSameAnswers) {
     EXPECT_EQ(json.at("timings").at("tokens"), 13);
     EXPECT_EQ(json.at("timings").at("decode_tokens").get<int>() + 2, 13);
     EXPECT_GE(json.at("timings").at("decode_steps"), 8);
+    EXPECT_EQ(json.at("stats").at("forms").at(3).at("verb"), "add_project o");
+    EXPECT_EQ(json.at("stats").at("forms").at(3).at("kernels"), "multiply");
     if (std::string(flag) != "--one-launch") continue;
     EXPECT_EQ(json.at("stats").at("one_launch"), "the cpu backend has no graphs");
     EXPECT_NE(lines.err.find("no loops: the cpu backend"), std::string::npos) << lines.err;

@@ -62,6 +62,21 @@ TEST_F(CudaEngine, ThirtyTwoTokensInABatchAreTheCpuBackends) {
   EXPECT_EQ(stats.eager_off, 0u);
 }
 
+TEST_F(CudaEngine, TunedItReplaysWhatItRunsEagerlyAndSaysWhatItTook) {
+  EngineOptions o = options(GraphMode::Require);
+  o.tune = true;
+  Engine tuned = Engine::open(config_.path(), o);
+  EngineOptions cpu = options();
+  cpu.device = DeviceKind::Cpu;
+  Engine host = Engine::open(config_.path(), cpu);
+  EXPECT_EQ(generate(tuned, requests()), generate(host, requests()));
+  const Stats stats = tuned.stats();
+  ASSERT_EQ(stats.forms.size(), std::size(kVerbs) * stats.buckets.size());
+  EXPECT_EQ(stats.forms.front().verb, "embed");
+  EXPECT_EQ(stats.forms.back().rows, 4);
+  for (const FormStats& form : stats.forms) EXPECT_FALSE(form.kernels.empty()) << form.rows << " " << form.verb;
+}
+
 TEST_F(CudaEngine, GoldensOfTransformersInEveryDtype) {
   for (const char* name : {"llama-default", "llama-default-bf16", "llama-default-f16", "qwen3-default"}) {
     for (const test::Golden& golden : test::load_goldens()) {

@@ -3,6 +3,8 @@
 // to the CPU backend; and that it is this form that ran.
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "kernels/cuda/launchers.h"
 #include "tests/cuda_pair.h"
 
@@ -19,10 +21,10 @@ class CudaStream : public testing::TestWithParam<DType> {
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaStream, testing::Values(DType::f16, DType::bf16),
                          [](const auto& dtype) { return dtype_name(dtype.param); });
 
-constexpr auto x_of = [](Side& s) { return s.buffers.x; };
+constexpr auto x_of = +[](Side& s) { return s.buffers.x; };
 constexpr auto q_of = [](Side& s) { return s.buffers.q; };
-constexpr auto o_of = [](Side& s) { return s.buffers.o; };
-constexpr auto h_of = [](Side& s) { return s.buffers.h; };
+constexpr auto o_of = +[](Side& s) { return s.buffers.o; };
+constexpr auto h_of = +[](Side& s) { return s.buffers.h; };
 constexpr auto logits_of = [](Side& s) { return s.buffers.logits; };
 
 // Every product of it has a number of columns that the streaming form takes; rows per block are uneven.
@@ -139,6 +141,54 @@ TEST_P(CudaStream, LogitsTakeTheRowsThatTheListNames) {
       pair.run([&](Side& s) { s.ops->logits({4, rows}); });
       pair.expect_close(logits_of, tolerance(c.dtype, 2, c.hidden + 16), rows * c.vocab);
     }
+}
+
+// What tune() chooses from: at each row count the streaming form and cuBLASLt's algorithms.
+TEST_P(CudaStream, EveryFormOfAProductIsTheCpus) {
+  const Case c = streamable(GetParam());
+  for (int rows : {2, 4}) {
+    const Bucket bucket{rows, rows};
+    Pair pair(c);
+    Ops& ops = *pair.cuda.ops;
+    pair.set_rows(rows_of(rows));
+    for (Verb verb : {Verb::Qkv, Verb::OProj, Verb::GateUp, Verb::DownProj, Verb::Logits}) {
+      const size_t forms = ops.forms(verb, bucket);
+      ASSERT_GE(forms, 2u) << verb_name(verb);
+      EXPECT_EQ(ops.form(verb, bucket), 0u) << "nobody has chosen";
+      std::set<std::string> names;
+      for (size_t form = 0; form < forms; ++form) {
+        ops.choose(verb, bucket, form);
+        EXPECT_EQ(ops.form(verb, bucket), form);
+        SCOPED_TRACE(ops.kernels(verb, bucket));
+        EXPECT_TRUE(names.insert(ops.kernels(verb, bucket)).second) << "another form of that name";
+        EXPECT_NE(ops.kernels(verb, bucket).find(form == 0 ? "stream_gemm" : "cublasLt"), std::string::npos);
+        for (auto view : {x_of, o_of, h_of}) pair.randomize(view, 1);
+        switch (verb) {
+          case Verb::Qkv:
+            pair.run([&](Side& s) { s.ops->qkv(bucket, s.layer()); });
+            pair.expect_close(q_of, tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 16 * 0x1p-23,
+                              rows * c.heads * c.head_dim);
+            break;
+          case Verb::OProj:
+            pair.run([&](Side& s) { s.ops->add_project(bucket, s.buffers.o, s.layer().o_proj); });
+            pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
+            break;
+          case Verb::GateUp:
+            pair.run([&](Side& s) { s.ops->gate_up(bucket, s.layer()); });
+            // The composed form rounds gate and up to T as well.
+            pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, c.hidden + 16), rows * c.intermediate);
+            break;
+          case Verb::DownProj:
+            pair.run([&](Side& s) { s.ops->add_project(bucket, s.buffers.h, s.layer().down_proj); });
+            pair.expect_close(x_of, tolerance(c.dtype, 1, c.intermediate + 2), rows * c.hidden);
+            break;
+          default:
+            pair.run([&](Side& s) { s.ops->logits(bucket); });
+            pair.expect_close(logits_of, tolerance(c.dtype, 2, c.hidden + 16), rows * c.vocab);
+        }
+      }
+    }
+  }
 }
 
 // On the executor, whose kernels never overlap, this holds the host side alone; on a GPU the waits too.

@@ -35,6 +35,18 @@ void store_as(DType dtype, const float* x, int64_t n, void* pages, int64_t offse
 
 class CpuOps final : public Ops {
  public:
+  std::string kernels(Verb verb, Bucket) const override {
+    switch (verb) {
+      case Verb::Embed: return "embed";
+      case Verb::Qkv: return "rms_norm + multiply + rotate + append";
+      case Verb::Attend: return "attend";
+      case Verb::GateUp: return "rms_norm + multiply + silu_mul";
+      case Verb::Logits: return "rms_norm + multiply";
+      case Verb::Sample: return "sample";
+      default: return "multiply";
+    }
+  }
+
   CpuOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, int threads)
       : d_(dims),
         b_(buffers),

@@ -348,6 +348,10 @@ void enqueue_partial(const AttentionArgs& args, int lanes, Queue& queue) {
 
 // The launcher.
 
+const char* attention_kernels(DType dtype, const AttentionArgs& args) {
+  return attention_tiles_fit(dtype, args) ? "attention_tiles" : "attention + merge";
+}
+
 void enqueue_attention(DType dtype, const AttentionArgs& asked, Queue& queue) {
   AttentionArgs args = asked;
   if (args.head_dim % 8 || args.head_dim > kMaxHeadDim || args.capacity > kMaxSplits)

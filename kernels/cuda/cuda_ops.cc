@@ -1,12 +1,11 @@
 #include "kernels/cuda/cuda_ops.h"
 
-#include <functional>
 #include <string>
 
 #include "buffers/cuda_check.h"
 #include "buffers/error.h"
-#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/products.h"
 
 namespace rondo {
 namespace {
@@ -63,10 +62,8 @@ void check_model(const StepDims& d, const Model& m) {
   }
 }
 
-// Up to how many rows the streaming kernels are taken, and up to how many they normalise their input
-// themselves.
-constexpr int kFewRows = 4;
-constexpr int kNormedRows = 4;
+// Up to how many rows attention reads ahead of the kernel before it, a block on each multiprocessor.
+constexpr int kLookAheadRows = 8;
 
 class CudaOps : public Ops {
  public:
@@ -76,9 +73,8 @@ class CudaOps : public Ops {
         buffers_(buffers),
         model_(model),
         queue_{stream, cuda::Order::after, 0, 0},
-        forms_(forms),
-        dtype_(dims.weight_dtype),
-        gemm_((check_model(dims, model), buffers.workspace), stream) {
+        dtype_((check_model(dims, model), dims.weight_dtype)),
+        products_(dtype_, buffers.x, model.rms_norm_eps, buffers.workspace, forms, queue_) {
     map_.page_tables = buffers_.page_tables.as<const int32_t>();
     map_.pages_per_slot = dims_.pages_per_slot();
     while ((1 << map_.page_shift) < dims_.page_size) ++map_.page_shift;
@@ -90,7 +86,7 @@ class CudaOps : public Ops {
     attribute(cudaDevAttrMultiProcessorCount, queue_.multiprocessors);
     attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, queue_.shared_limit);
     attribute(cudaDevAttrComputeCapabilityMajor, major);
-    if (forms_.early && major >= 9) queue_.order = cuda::Order::early;
+    if (forms.early && major >= 9) queue_.order = cuda::Order::early;
     queue_.bulk_copies = major >= 9;
     int shared = 0, reserved = 0;
     attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, shared);
@@ -115,6 +111,149 @@ class CudaOps : public Ops {
   }
 
   void qkv(Bucket bucket, const Layer& layer) override {
+    const cuda::RopeAppendArgs rope = rope_args(bucket, layer);
+    const bool whole = products_.run(qkv_product(bucket, layer, rope));
+    if (!whole || layer.q_norm) cuda::enqueue_rope_append(dtype_, rope, queue_);
+  }
+
+  void attend(Bucket bucket, const Layer& layer) override {
+    cuda::enqueue_attention(dtype_, attention_args(bucket, layer), queue_);
+  }
+
+  void add_project(Bucket bucket, const View& in, const Linear& linear) override {
+    if (!products_.run(project_product(bucket, in, linear)) && linear.bias)
+      add_bias(buffers_.x, linear.bias, bucket.rows);
+  }
+
+  void gate_up(Bucket bucket, const Layer& layer) override {
+    if (products_.run(gate_up_product(bucket, layer))) return;
+    cuda::SiluMulArgs a{};
+    a.gate_up = buffers_.gate_up.data;
+    a.bias = layer.gate_up.bias.data;
+    a.h = buffers_.h.data;
+    a.intermediate_size = dims_.intermediate_size;
+    cuda::enqueue_silu_mul(dtype_, a, bucket.rows, queue_);
+  }
+
+  void logits(Bucket bucket) override {
+    if (!products_.run(logits_product(bucket)) && model_.lm_head.bias)
+      add_bias(buffers_.logits, model_.lm_head.bias, bucket.logit_rows);
+  }
+
+  void sample(Bucket bucket) override {
+    cuda::SampleArgs a{};
+    a.rows = buffers_.rows.as<Row>();
+    a.logit_rows = buffers_.logit_rows.as<const int32_t>();
+    a.slots = buffers_.slots.as<const SlotParams>();
+    a.history = buffers_.history.as<const int32_t>();
+    a.biases = buffers_.biases.as<const SlotBias>();
+    a.token_words = buffers_.token_words.as<uint32_t>();
+    a.logits = buffers_.logits.as<const float>();
+    a.scans = buffers_.scans.as<LogitScan>();
+    a.sampled = buffers_.sampled.as<Sampled>();
+    a.top = buffers_.top.as<TopToken>();
+    a.vocab_size = dims_.vocab_size;
+    a.max_context = dims_.max_context;
+    a.rows_in_list = bucket.logit_rows;
+    cuda::enqueue_sample(a, queue_);
+  }
+
+  std::string kernels(Verb verb, Bucket bucket) const override {
+    switch (verb) {
+      case Verb::Embed: return "embed";
+      case Verb::Attend: return cuda::attention_kernels(dtype_, attention_args(bucket, model_.layers[0]));
+      case Verb::Sample: return "scan + sample";
+      default: break;
+    }
+    const cuda::RopeAppendArgs rope = rope_args(bucket, model_.layers[0]);
+    const cuda::Product product = product_of(verb, bucket, rope);
+    const std::string name = products_.kernels(product);
+    return verb == Verb::Qkv && product.output == cuda::StreamOutput::store ? name + " + rope_append" : name;
+  }
+  size_t forms(Verb verb, Bucket bucket) override {
+    return on_product(verb, bucket, size_t{1}, [&](const cuda::Product& p) { return products_.forms(p); });
+  }
+  size_t form(Verb verb, Bucket bucket) override {
+    return on_product(verb, bucket, size_t{0}, [&](const cuda::Product& p) { return products_.form(p); });
+  }
+  void choose(Verb verb, Bucket bucket, size_t form) override {
+    on_product(verb, bucket, 0, [&](const cuda::Product& p) { return products_.choose(p, form), 0; });
+  }
+
+ private:
+  cuda::Product qkv_product(Bucket bucket, const Layer& layer, const cuda::RopeAppendArgs& rope) const {
+    // The heads are normalised between the product and the rotation, which then adds the bias too.
+    const bool split = static_cast<bool>(layer.q_norm);
+    return {Verb::Qkv,
+            bucket.rows,
+            buffers_.norm,
+            layer.attention_norm,
+            nullptr,
+            split ? Linear{layer.qkv.weight, {}} : layer.qkv,
+            buffers_.qkv,
+            false,
+            split ? cuda::StreamOutput::store : cuda::StreamOutput::rope_append,
+            buffers_.qkv.data,
+            split ? nullptr : &rope};
+  }
+  cuda::Product project_product(Bucket bucket, const View& in, const Linear& linear) const {
+    return {in.data == buffers_.o.data ? Verb::OProj : Verb::DownProj,
+            bucket.rows,
+            in,
+            {},
+            nullptr,
+            linear,
+            buffers_.x,
+            true,
+            cuda::StreamOutput::add_f32,
+            buffers_.x.data,
+            nullptr};
+  }
+  cuda::Product gate_up_product(Bucket bucket, const Layer& layer) const {
+    return {Verb::GateUp,
+            bucket.rows,
+            buffers_.norm,
+            layer.mlp_norm,
+            nullptr,
+            layer.gate_up,
+            buffers_.gate_up,
+            false,
+            cuda::StreamOutput::silu_mul,
+            buffers_.h.data,
+            nullptr};
+  }
+  cuda::Product logits_product(Bucket bucket) const {
+    return {Verb::Logits,
+            bucket.logit_rows,
+            buffers_.norm,
+            model_.final_norm,
+            buffers_.logit_rows.as<const int32_t>(),
+            model_.lm_head,
+            buffers_.logits,
+            false,
+            cuda::StreamOutput::store_f32,
+            buffers_.logits.data,
+            nullptr};
+  }
+  // A verb's product in the first layer, whose shapes are those of all; of a verb that has one.
+  cuda::Product product_of(Verb verb, Bucket bucket, const cuda::RopeAppendArgs& rope) const {
+    const Layer& layer = model_.layers[0];
+    switch (verb) {
+      case Verb::Qkv: return qkv_product(bucket, layer, rope);
+      case Verb::OProj: return project_product(bucket, buffers_.o, layer.o_proj);
+      case Verb::GateUp: return gate_up_product(bucket, layer);
+      case Verb::DownProj: return project_product(bucket, buffers_.h, layer.down_proj);
+      default: return logits_product(bucket);
+    }
+  }
+  template <class T, class F>
+  T on_product(Verb verb, Bucket bucket, T otherwise, F&& call) const {
+    if (verb == Verb::Embed || verb == Verb::Attend || verb == Verb::Sample) return otherwise;
+    const cuda::RopeAppendArgs rope = rope_args(bucket, model_.layers[0]);
+    return call(product_of(verb, bucket, rope));
+  }
+
+  cuda::RopeAppendArgs rope_args(Bucket bucket, const Layer& layer) const {
     cuda::RopeAppendArgs a{};
     a.rows = buffers_.rows.as<const Row>();
     a.slots = buffers_.slots.as<const SlotParams>();
@@ -140,18 +279,9 @@ class CudaOps : public Ops {
     a.head_dim = static_cast<int>(dims_.head_dim);
     a.rows_in_step = bucket.rows;
     a.eps = model_.rms_norm_eps;
-    const NormedInput x{layer.attention_norm, nullptr};
-    if (!layer.q_norm) {
-      if (stream(bucket.rows, x, layer.qkv, nullptr, cuda::StreamOutput::rope_append, &a)) return;
-    } else if (stream(bucket.rows, x, {layer.qkv.weight, {}}, buffers_.qkv.data, cuda::StreamOutput::store)) {
-      return cuda::enqueue_rope_append(dtype_, a, queue_);
-    }
-    norm(x, bucket.rows);
-    gemm_.multiply(buffers_.norm, layer.qkv.weight, buffers_.qkv, bucket.rows, false);
-    cuda::enqueue_rope_append(dtype_, a, queue_);
+    return a;
   }
-
-  void attend(Bucket bucket, const Layer& layer) override {
+  cuda::AttentionArgs attention_args(Bucket bucket, const Layer& layer) const {
     cuda::AttentionArgs a{};
     a.rows = buffers_.rows.as<const Row>();
     a.q = buffers_.q.data;
@@ -168,118 +298,7 @@ class CudaOps : public Ops {
     a.head_dim = static_cast<int>(dims_.head_dim);
     a.capacity = attention_splits(dims_, bucket.rows);
     a.rows_in_step = bucket.rows;
-    a.look_ahead = bucket.rows <= kFewRows;
-    cuda::enqueue_attention(dtype_, a, queue_);
-  }
-
-  void add_project(Bucket bucket, const View& in, const Linear& linear) override {
-    if (stream(bucket.rows, in.data, linear, buffers_.x.data, cuda::StreamOutput::add_f32)) return;
-    gemm_.multiply(in, linear.weight, buffers_.x, bucket.rows, true);
-    if (linear.bias) add_bias(buffers_.x, linear.bias, bucket.rows);
-  }
-
-  void gate_up(Bucket bucket, const Layer& layer) override {
-    const NormedInput x{layer.mlp_norm, nullptr};
-    if (stream(bucket.rows, x, layer.gate_up, buffers_.h.data, cuda::StreamOutput::silu_mul)) return;
-    norm(x, bucket.rows);
-    gemm_.multiply(buffers_.norm, layer.gate_up.weight, buffers_.gate_up, bucket.rows, false);
-    cuda::SiluMulArgs a{};
-    a.gate_up = buffers_.gate_up.data;
-    a.bias = layer.gate_up.bias.data;
-    a.h = buffers_.h.data;
-    a.intermediate_size = dims_.intermediate_size;
-    cuda::enqueue_silu_mul(dtype_, a, bucket.rows, queue_);
-  }
-
-  void logits(Bucket bucket) override {
-    const NormedInput x{model_.final_norm, buffers_.logit_rows.as<const int32_t>()};
-    if (stream(bucket.logit_rows, x, model_.lm_head, buffers_.logits.data, cuda::StreamOutput::store_f32))
-      return;
-    norm(x, bucket.logit_rows);
-    gemm_.multiply(buffers_.norm, model_.lm_head.weight, buffers_.logits, bucket.logit_rows, false);
-    if (model_.lm_head.bias) add_bias(buffers_.logits, model_.lm_head.bias, bucket.logit_rows);
-  }
-
-  void sample(Bucket bucket) override {
-    cuda::SampleArgs a{};
-    a.rows = buffers_.rows.as<Row>();
-    a.logit_rows = buffers_.logit_rows.as<const int32_t>();
-    a.slots = buffers_.slots.as<const SlotParams>();
-    a.history = buffers_.history.as<const int32_t>();
-    a.biases = buffers_.biases.as<const SlotBias>();
-    a.token_words = buffers_.token_words.as<uint32_t>();
-    a.logits = buffers_.logits.as<const float>();
-    a.scans = buffers_.scans.as<LogitScan>();
-    a.sampled = buffers_.sampled.as<Sampled>();
-    a.top = buffers_.top.as<TopToken>();
-    a.vocab_size = dims_.vocab_size;
-    a.max_context = dims_.max_context;
-    a.rows_in_list = bucket.logit_rows;
-    cuda::enqueue_sample(a, queue_);
-  }
-
- private:
-  // The residual stream, or those of its rows that `gather` names, normalised.
-  struct NormedInput {
-    View weight;
-    const int32_t* gather;
-  };
-
-  void norm(const NormedInput& x, int rows) {
-    cuda::RmsNormArgs a{};
-    a.x = buffers_.x.as<const float>();
-    a.gather = x.gather;
-    a.weight = x.weight.data;
-    a.out = buffers_.norm.data;
-    a.hidden_size = dims_.hidden_size;
-    a.rows = rows;
-    a.eps = model_.rms_norm_eps;
-    cuda::enqueue_rmsnorm(dtype_, a, queue_);
-  }
-
-  // Enqueues out = f(in W^T + bias) as one streaming kernel, or returns false where that form does not serve.
-  bool stream(int rows, const void* in, const Linear& linear, void* out, cuda::StreamOutput output,
-              const cuda::RopeAppendArgs* rope = nullptr) {
-    cuda::StreamGemmArgs a = stream_args(rows, linear, out, output, rope);
-    a.in = in;
-    a.input = cuda::StreamInput::plain;
-    return stream(a);
-  }
-  bool stream(int rows, const NormedInput& x, const Linear& linear, void* out, cuda::StreamOutput output,
-              const cuda::RopeAppendArgs* rope = nullptr) {
-    cuda::StreamGemmArgs a = stream_args(rows, linear, out, output, rope);
-    a.in = buffers_.x.data;
-    a.gather = x.gather;
-    a.norm_weight = x.weight.data;
-    a.eps = model_.rms_norm_eps;
-    a.input = cuda::StreamInput::norm;
-    // The kernel multiplies x by the norm's weight before it knows how large x is: too far for f16's range.
-    if (dtype_ == DType::bf16 && rows <= kNormedRows && stream(a)) return true;
-    a.in = buffers_.norm.data;
-    a.input = cuda::StreamInput::plain;
-    return stream(a, [&] { norm(x, rows); });
-  }
-  // `before`: what is to be enqueued before it, if it serves.
-  bool stream(
-      cuda::StreamGemmArgs& a, const std::function<void()>& before = [] {}) {
-    if (!forms_.streamed || dtype_ == DType::f32 || a.rows > kFewRows) return false;
-    const bool one = cuda::stream_row_fits(a, queue_);
-    if (!one && !cuda::stream_gemm_fits(a, queue_)) return false;
-    before();
-    one ? cuda::enqueue_stream_row(dtype_, a, queue_) : cuda::enqueue_stream_gemm(dtype_, a, queue_);
-    return true;
-  }
-  cuda::StreamGemmArgs stream_args(int rows, const Linear& linear, void* out, cuda::StreamOutput output,
-                                   const cuda::RopeAppendArgs* rope) const {
-    cuda::StreamGemmArgs a{};
-    a.weight = linear.weight.data;
-    a.bias = linear.bias.data;
-    a.out = out;
-    a.N = static_cast<int>(linear.weight.shape[0]);
-    a.K = static_cast<int>(linear.weight.shape[1]);
-    a.rows = rows;
-    a.output = output;
-    if (rope) a.rope = *rope;
+    a.look_ahead = bucket.rows <= kLookAheadRows;
     return a;
   }
   void add_bias(const View& x, const View& bias, int rows) {
@@ -290,10 +309,9 @@ class CudaOps : public Ops {
   StepBuffers buffers_;
   Model model_;
   cuda::Queue queue_;
-  CudaForms forms_;
   DType dtype_;
   cuda::PageMap map_{};
-  cuda::Gemm gemm_;
+  cuda::Products products_;
 };
 
 }  // namespace

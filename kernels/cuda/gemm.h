@@ -1,6 +1,6 @@
-// Matrix products by cuBLASLt, each shape planned once: the algorithm is chosen by the library's heuristic
-// the first time a shape is seen and kept, so that an eager step and a replayed one run the same kernels, bit
-// for bit.
+// Matrix products by cuBLASLt, each shape planned once: the algorithms that the library's heuristic names are
+// asked for the first time a shape is seen and kept, so that an eager step and a replayed one run the same
+// kernels, bit for bit.
 #pragma once
 
 #include <cublasLt.h>
@@ -10,6 +10,7 @@
 #include <memory>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "buffers/view.h"
 
@@ -26,11 +27,16 @@ class Gemm {
 
   // out [rows, N] (+)= in [rows, K] weight^T, weight [N, K]; sums in fp32 (without TF32). `in` and `weight`
   // are of one type, f32, f16 or bf16; `out` is of that type or f32. Accumulating adds to what is there. All
-  // data are aligned to 16 bytes. Misuse for a shape that was not seen before, while the stream is being
-  // captured.
-  void multiply(const View& in, const View& weight, const View& out, int64_t rows, bool accumulate);
-
-  size_t plans() const { return plans_.size(); }
+  // data are aligned to 16 bytes. `algorithm`: the heuristic's own order, its first choice is 0. Misuse for a
+  // shape that was not seen before, while the stream is being captured.
+  struct Product {
+    View in, weight, out;
+    int64_t rows;
+    bool accumulate;
+  };
+  void multiply(const Product& product, size_t algorithm = 0);
+  // How many algorithms there are for it, at least one.
+  size_t algorithms(const Product& product) { return plan(product).algorithms.size(); }
 
  private:
   template <auto destroy>
@@ -46,13 +52,13 @@ class Gemm {
   struct Plan {
     Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> product;
     Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> weight, in, out;
-    cublasLtMatmulAlgo_t algorithm{};
-    size_t workspace_bytes = 0;
+    std::vector<cublasLtMatmulHeuristicResult_t> algorithms;  // those that the device can run
   };
   using Key =
       std::tuple<int64_t, int64_t, int64_t, DType, DType, bool>;  // rows, N, K, type in, type out, accumulate
 
   Plan make_plan(const Key& key) const;
+  const Plan& plan(const Product& product);
 
   View workspace_;
   cudaStream_t stream_;

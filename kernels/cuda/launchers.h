@@ -112,6 +112,7 @@ struct AttentionArgs {
   int longest_chunk;  // likewise: positions
 };
 void enqueue_attention(DType dtype, const AttentionArgs& args, Queue& queue);
+const char* attention_kernels(DType dtype, const AttentionArgs& args);  // by name
 // The form of it that runs on tensor cores: for 16-bit types and a head_dim that is a multiple of 16.
 bool attention_tiles_fit(DType dtype, const AttentionArgs& args);
 void enqueue_attention_tiles(DType dtype, const AttentionArgs& args, Queue& queue);

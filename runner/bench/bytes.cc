@@ -55,22 +55,6 @@ StepBytes step_bytes(const Model& model, const StepDims& dims, std::span<const R
   return bytes;
 }
 
-const char* verb_name(Verb verb) {
-  switch (verb) {
-    case Verb::Embed: return "embed";
-    case Verb::Qkv: return "qkv";
-    case Verb::Attend: return "attend";
-    case Verb::OProj: return "add_project o";
-    case Verb::GateUp: return "gate_up";
-    case Verb::DownProj: return "add_project down";
-    case Verb::Logits: return "logits";
-    case Verb::Sample: return "sample";
-  }
-  return "unknown";
-}
-
-bool runs_per_layer(Verb verb) { return verb != Verb::Embed && verb != Verb::Logits && verb != Verb::Sample; }
-
 uint64_t verb_bytes(Verb verb, const Model& model, const StepDims& dims, const Layer& layer,
                     std::span<const Row> rows, int64_t logit_rows) {
   switch (verb) {

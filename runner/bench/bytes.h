@@ -10,6 +10,7 @@
 
 #include "buffers/step_buffers.h"
 #include "kernels/model.h"
+#include "kernels/verbs.h"
 
 namespace rondo::bench {
 
@@ -25,13 +26,6 @@ StepBytes step_bytes(const Model& model, const StepDims& dims, std::span<const R
 
 // K and V of one layer: for each slot the positions that any of its rows looks at, once.
 uint64_t kv_bytes(const Layer& layer, const StepDims& dims, std::span<const Row> rows);
-
-// The seven verbs, add_project twice.
-enum class Verb { Embed, Qkv, Attend, OProj, GateUp, DownProj, Logits, Sample };
-constexpr Verb kVerbs[] = {Verb::Embed,  Verb::Qkv,      Verb::Attend, Verb::OProj,
-                           Verb::GateUp, Verb::DownProj, Verb::Logits, Verb::Sample};
-const char* verb_name(Verb verb);  // "add_project o"
-bool runs_per_layer(Verb verb);
 
 // What one run of a verb must read. `layer` is for those that run per layer.
 uint64_t verb_bytes(Verb verb, const Model& model, const StepDims& dims, const Layer& layer,

@@ -98,6 +98,8 @@ Json json_of(const Cell& c) {
 Json json_of(const VerbCell& c) {
   return {{"kind", "verb"},
           {"verb", verb_name(c.verb)},
+          {"kernels", c.kernels},
+          {"alternative", c.alternative},
           {"rows", c.rows},
           {"context", c.context},
           {"threads", c.threads},
@@ -222,6 +224,8 @@ std::vector<Column<VerbCell>> verb_columns() {
       {"ceiling_percent", "% ceiling", [](const VerbCell& c) { return fixed(c.ceiling_percent(), 1); }},
       {"disturbed", "disturbed",
        [](const VerbCell& c) { return c.us.disturbed ? std::to_string(c.us.disturbed) : ""; }},
+      {"kernels", "kernels", [](const VerbCell& c) { return c.kernels; }},
+      {"alternative", "taken", [](const VerbCell& c) { return std::string(c.alternative ? "no" : ""); }},
       {"note", "note",
        [](const VerbCell& c) { return c.slowed.empty() ? std::string() : "slowed: " + c.slowed; }},
   };

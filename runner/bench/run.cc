@@ -158,31 +158,57 @@ class Run {
     rig_->upload(step);
     rig_->enqueue(Mode::Eager,
                   static_cast<int>(step.rows.size()));  // every buffer holds what a step leaves in it
+    const Bucket bucket = bucket_of(rig_->dims(), static_cast<int>(step.rows.size()));
     for (Verb verb : kVerbs) {
-      VerbCell cell;
-      cell.verb = verb;
-      cell.rows = point.rows;
-      cell.context = point.context;
-      cell.threads = threads_;
-      cell.ceiling_gb_s = ceiling_;
-      const Bucket bucket = bucket_of(rig_->dims(), static_cast<int>(step.rows.size()));
-      cell.bucket = bucket.rows;
-      cell.runs_per_step = runs_per_layer(verb) ? static_cast<int64_t>(rig_->model().layers.size()) : 1;
-      cell.bytes = average_bytes(verb, step);
-      std::vector<std::vector<double>> us;
-      std::set<std::string> slowed;
-      for (int64_t repeat = 0; repeat < options_.repeat; ++repeat) {
-        doing(fmt::format("{}, {} rows, context {}, repeat {} of {}", verb_name(verb), cell.rows,
-                          cell.context, repeat + 1, options_.repeat));
-        us.push_back(time_verb(*rig_, verb, step, std::min(plan_.steps, kMostChains)));
-        if (const std::string why = rig_->device().state().slowed; !why.empty()) slowed.insert(why);
-        if (stop_()) break;
-      }
-      cell.us = summarize(us);
-      cell.slowed = fmt::format("{}", fmt::join(slowed, ", "));
-      report_.verbs.push_back(cell);
+      measure_verb(verb, point, step, bucket, false);
+      if (interrupted()) return;
+      const size_t taken = rig_->ops().form(verb, bucket);
+      if (!choose_beside(verb, bucket)) continue;
+      measure_verb(verb, point, step, bucket, true);
+      rig_->ops().choose(verb, bucket, taken);
       if (interrupted()) return;
     }
+  }
+
+  // Where a step streams the verb: cuBLASLt's first choice for it; where cuBLASLt has it: the streaming form, if it
+  // has one.
+  bool choose_beside(Verb verb, Bucket bucket) {
+    Ops& ops = rig_->ops();
+    const size_t taken = ops.form(verb, bucket), forms = ops.forms(verb, bucket);
+    const auto by_cublas = [&] { return ops.kernels(verb, bucket).find("cublasLt") != std::string::npos; };
+    const bool cublas = by_cublas();
+    for (size_t form = 0; form < forms; ++form) {
+      ops.choose(verb, bucket, form);
+      if (by_cublas() != cublas) return true;
+    }
+    if (forms > 1) ops.choose(verb, bucket, taken);
+    return false;
+  }
+
+  void measure_verb(Verb verb, const Point& point, const StepRows& step, Bucket bucket, bool alternative) {
+    VerbCell cell;
+    cell.verb = verb;
+    cell.kernels = rig_->ops().kernels(verb, bucket);
+    cell.alternative = alternative;
+    cell.rows = point.rows;
+    cell.context = point.context;
+    cell.threads = threads_;
+    cell.ceiling_gb_s = ceiling_;
+    cell.bucket = bucket.rows;
+    cell.runs_per_step = runs_per_layer(verb) ? static_cast<int64_t>(rig_->model().layers.size()) : 1;
+    cell.bytes = average_bytes(verb, step);
+    std::vector<std::vector<double>> us;
+    std::set<std::string> slowed;
+    for (int64_t repeat = 0; repeat < options_.repeat; ++repeat) {
+      doing(fmt::format("{}, {} rows, context {}, repeat {} of {}", verb_name(verb), cell.rows, cell.context,
+                        repeat + 1, options_.repeat));
+      us.push_back(time_verb(*rig_, verb, step, std::min(plan_.steps, kMostChains)));
+      if (const std::string why = rig_->device().state().slowed; !why.empty()) slowed.insert(why);
+      if (stop_()) break;
+    }
+    cell.us = summarize(us);
+    cell.slowed = fmt::format("{}", fmt::join(slowed, ", "));
+    report_.verbs.push_back(cell);
   }
 
   // Over the layers: a sliding window may be some layers' alone.

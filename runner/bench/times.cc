@@ -2,7 +2,7 @@
 #include <chrono>
 
 #include "runner/bench/measure.h"
-#include "runner/step.h"
+#include "runner/tune.h"
 
 namespace rondo::bench {
 namespace {
@@ -14,30 +14,6 @@ double us_between(Clock::time_point from, Clock::time_point to) {
 }
 
 constexpr int64_t kStepsBetweenEvents = 8;  // an event costs the device a microsecond or so
-constexpr int kRunsOfSmallVerbs =
-    8;  // of a chain: those that a step runs once, and that a timer would see little of
-
-void run_verb(Rig& rig, Verb verb, Bucket bucket) {
-  Ops& ops = rig.ops();
-  const auto each_layer = [&](auto&& call) {
-    for (const Layer& layer : rig.model().layers) call(layer);
-  };
-  const auto several = [&](auto&& call) {
-    for (int i = 0; i < kRunsOfSmallVerbs; ++i) call();
-  };
-  switch (verb) {
-    case Verb::Embed: return several([&] { ops.embed(bucket); });
-    case Verb::Qkv: return each_layer([&](const Layer& l) { ops.qkv(bucket, l); });
-    case Verb::Attend: return each_layer([&](const Layer& l) { ops.attend(bucket, l); });
-    case Verb::OProj:
-      return each_layer([&](const Layer& l) { ops.add_project(bucket, rig.buffers().o, l.o_proj); });
-    case Verb::GateUp: return each_layer([&](const Layer& l) { ops.gate_up(bucket, l); });
-    case Verb::DownProj:
-      return each_layer([&](const Layer& l) { ops.add_project(bucket, rig.buffers().h, l.down_proj); });
-    case Verb::Logits: return several([&] { ops.logits(bucket); });
-    case Verb::Sample: return several([&] { ops.sample(bucket); });
-  }
-}
 
 // Milliseconds of one `run`, enqueued without a pause: events behind every `each` of them, `samples` times.
 template <class F>
@@ -128,18 +104,16 @@ std::vector<double> time_back_to_back(Rig& rig, Mode mode, const StepRows& step,
 
 std::vector<double> time_verb(Rig& rig, Verb verb, const StepRows& step, int64_t samples) {
   const Bucket bucket = bucket_of(rig.dims(), static_cast<int>(step.rows.size()));
-  const auto chain = [&] { run_verb(rig, verb, bucket); };
+  const auto chain = [&] { return run_chain(rig.ops(), rig.model(), rig.buffers(), verb, bucket); };
   rig.upload(step);
-  chain();  // whatever is made on the first run is made
+  const int runs = chain();  // whatever is made on the first run is made
   rig.settle();
   std::unique_ptr<Recording> recording;
   if (rig.has_graphs()) {
     RecordingCost cost;
-    recording = rig.core().backend().make_recorder()->record(chain, cost);
+    recording = rig.core().backend().make_recorder()->record([&] { chain(); }, cost);
   }
-  const auto run = [&] { recording ? recording->launch() : chain(); };
-  const double runs =
-      runs_per_layer(verb) ? static_cast<double>(rig.model().layers.size()) : kRunsOfSmallVerbs;
+  const auto run = [&] { recording ? recording->launch() : static_cast<void>(chain()); };
   std::vector<double> us;
   for (const double ms : between_events(rig, run, 1, samples)) us.push_back(1000 * ms / runs);
   return us;

@@ -54,6 +54,8 @@ class TimedOps : public Ops {
     timed(Verb::Sample, -1, [&] { ops_.sample(k); });
   }
 
+  std::string kernels(Verb verb, Bucket bucket) const override { return ops_.kernels(verb, bucket); }
+
   const std::vector<Slice>& slices() const { return slices_; }
 
  private:
@@ -121,7 +123,8 @@ std::string trace_step(const TraceOptions& options) {
     const double us = 1000 * slice.end->elapsed_ms(*start);
     const Layer& layer = rig.model().layers[static_cast<size_t>(std::max<int64_t>(0, slice.layer))];
     const uint64_t bytes = verb_bytes(slice.verb, rig.model(), rig.dims(), layer, step.rows, options.rows);
-    Json args = {{"bytes", bytes},
+    Json args = {{"kernels", ops.kernels(slice.verb, bucket)},
+                 {"bytes", bytes},
                  {"gb_per_second", us > before ? static_cast<double>(bytes) / (1000 * (us - before)) : 0}};
     if (slice.layer >= 0) args["layer"] = slice.layer;
     events.push_back({{"ph", "X"},

@@ -68,6 +68,7 @@ BenchCommand::BenchCommand(CLI::App* main) {
   add_text(app_, "--graph", "MODES", "eager, replay, ahead, divided by commas [all that the backend has]",
            [bench](const std::string& text) { bench->modes = modes_of(text); });
   app_->add_flag("--kernels", bench->verbs, "Each verb of the step alone, in place of whole steps");
+  add_tune_flag(app_, &model_.engine);
   add_integer(app_, "--steps", &bench->steps, 1, kMostSamples, "Samples of each repeat [100; on the cpu 10]");
   add_integer(app_, "--repeat", &bench->repeat, 1, 1000, "Repeats of each cell [3]");
   add_integer(app_, "--warmup", &bench->warmup, 0, kMostSamples,
@@ -107,6 +108,7 @@ TraceCommand::TraceCommand(CLI::App* main) {
               "Positions of each [512, or the model's maximum]");
   add_integer(app_, "--threads", &model_.engine.threads, 1, 1024,
               "Threads of the CPU backend [one per core]");
+  add_tune_flag(app_, &model_.engine);
   add_output(app_, &options_.output, "Where the timeline goes (JSON)");
   add_text(app_, "--dot", "FILE", "Also the recorded graph, for Graphviz (CUDA)",
            [trace](const std::string& text) {

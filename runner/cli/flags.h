@@ -40,6 +40,7 @@ CLI::Option* add_integer(CLI::App* app, const std::string& name, T* value, int64
 // --model and --config; --random-weights, --weights-seed and --device.
 void add_path_flags(CLI::App* app, ModelFlags* flags);
 void add_weights_flags(CLI::App* app, ModelFlags* flags);
+void add_tune_flag(CLI::App* app, EngineOptions* engine);
 
 // Throws Error (InvalidArgument) for flags that do not fit together.
 Target checked_target(const ModelFlags& flags, bool needs_weights);

@@ -118,6 +118,7 @@ void add_run_flags(CLI::App* app, ModelFlags* flags) {
            [=](const std::string& text) { set_graph(text, *engine); });
   app->add_flag("!--no-launch-ahead", engine->launch_ahead,
                 "A step is enqueued only when the one in front has been made");
+  add_tune_flag(app, engine);
   add_integer(app, "--threads", &engine->threads, 1, 4096, "Threads of the CPU backend [one per core]");
 }
 
@@ -151,6 +152,16 @@ std::vector<Prompt> prompts_in_order(const CLI::App& app, const PromptFlags& fla
 }
 
 }  // namespace
+
+void add_tune_flag(CLI::App* app, EngineOptions* engine) {
+  add_text(app, "--tune", "off|on",
+           "Time the forms of each verb on the device at the start, and take the fastest of each [off: the same "
+           "kernels every time]",
+           [=](const std::string& text) {
+             if (text != "off" && text != "on") refuse(fmt::format("--tune: expected off or on, found \"{}\"", text));
+             engine->tune = text == "on";
+           });
+}
 
 Target checked_target(const ModelFlags& flags, bool needs_weights) {
   const bool model = !flags.model.empty();

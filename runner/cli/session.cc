@@ -55,6 +55,9 @@ Json stats_json(const Stats& stats) {
                        {"nodes", bucket.nodes},
                        {"device_bytes", bucket.device_bytes}});
   }
+  Json forms = Json::array();
+  for (const FormStats& form : stats.forms)
+    forms.push_back({{"rows", form.rows}, {"verb", form.verb}, {"kernels", form.kernels}});
   return {{"device", stats.device},
           {"backend", stats.backend},
           {"graph", stats.graph},
@@ -92,7 +95,8 @@ Json stats_json(const Stats& stats) {
           {"step_times", step_times_json(stats.step_times)},
           {"weight_bytes", stats.weight_bytes},
           {"device_bytes", stats.device_bytes},
-          {"buckets", buckets}};
+          {"buckets", buckets},
+          {"forms", forms}};
 }
 
 std::string document(const Json& json) {

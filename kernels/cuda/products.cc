@@ -1,0 +1,119 @@
+#include "kernels/cuda/products.h"
+
+namespace rondo::cuda {
+namespace {
+
+// The rows up to which products are streamed where nobody chooses: always, and where the activations fit in
+// one phase. Measured with the 8B and 1B shapes on an H200; see docs/performance.md.
+constexpr int kStreamedRows = 4;
+constexpr int kStreamedRowsInOnePhase = 8;
+// Up to how many rows the streaming kernels normalise their input themselves.
+constexpr int kNormedRows = 4;
+
+Gemm::Product composed(const Product& p) {
+  return {p.in, p.linear.weight, p.out, p.rows, p.accumulate};
+}
+
+}  // namespace
+
+Products::Products(DType dtype, View x, float eps, View workspace, CudaForms forms, Queue& queue)
+    : dtype_(dtype), x_(x), eps_(eps), forms_(forms), queue_(queue), gemm_(workspace, queue.stream) {}
+
+std::optional<Products::Streamed> Products::streamed(const Product& p) const {
+  if (!forms_.streamed || dtype_ == DType::f32) return std::nullopt;
+  StreamGemmArgs a{};
+  a.weight = p.linear.weight.data;
+  a.bias = p.linear.bias.data;
+  a.out = p.streamed_out;
+  a.N = static_cast<int>(p.linear.weight.shape[0]);
+  a.K = static_cast<int>(p.linear.weight.shape[1]);
+  a.rows = p.rows;
+  a.output = p.output;
+  if (p.rope) a.rope = *p.rope;
+  const auto fits = [&](bool norm_first) -> std::optional<Streamed> {
+    const bool one = stream_row_fits(a, queue_);
+    if (!one && !stream_gemm_fits(a, queue_)) return std::nullopt;
+    return Streamed{a, one, norm_first};
+  };
+  // The kernel multiplies x by the norm's weight before it knows how large x is: too far for f16's range.
+  if (p.norm_weight && dtype_ == DType::bf16 && p.rows <= kNormedRows) {
+    a.in = x_.data;
+    a.gather = p.gather;
+    a.norm_weight = p.norm_weight.data;
+    a.eps = eps_;
+    a.input = StreamInput::norm;
+    if (auto found = fits(false)) return found;
+  }
+  a.in = p.in.data;
+  a.input = StreamInput::plain;
+  return fits(static_cast<bool>(p.norm_weight));
+}
+
+Products::Choice Products::unasked(const Product& p) const {
+  const auto s = streamed(p);
+  const bool few = p.rows <= kStreamedRows || (p.rows <= kStreamedRowsInOnePhase && s && !s->one &&
+                                               s->args.phases == 1 && p.verb != Verb::Logits);
+  return {s && few, 0};
+}
+
+Products::Choice Products::choice(const Product& p) const {
+  const auto chosen = choices_.find({p.verb, p.rows});
+  return chosen == choices_.end() ? unasked(p) : chosen->second;
+}
+
+bool Products::run(const Product& p) {
+  const Choice taken = choice(p);
+  if (taken.streamed) {
+    const auto s = streamed(p);
+    if (s->norm_first) norm(p);
+    s->one ? enqueue_stream_row(dtype_, s->args, queue_) : enqueue_stream_gemm(dtype_, s->args, queue_);
+    return true;
+  }
+  if (p.norm_weight) norm(p);
+  gemm_.multiply(composed(p), taken.algorithm);
+  return false;
+}
+
+void Products::norm(const Product& p) {
+  RmsNormArgs a{};
+  a.x = x_.as<const float>();
+  a.gather = p.gather;
+  a.weight = p.norm_weight.data;
+  a.out = p.in.data;
+  a.hidden_size = x_.shape[1];
+  a.rows = p.rows;
+  a.eps = eps_;
+  enqueue_rmsnorm(dtype_, a, queue_);
+}
+
+// The form that is taken unasked comes first; the algorithms are in the heuristic's order.
+size_t Products::forms(const Product& p) { return gemm_.algorithms(composed(p)) + (streamed(p) ? 1 : 0); }
+
+size_t Products::form(const Product& p) {
+  const Choice taken = choice(p);
+  const bool streamed_first = unasked(p).streamed;
+  if (taken.streamed) return streamed_first ? 0 : gemm_.algorithms(composed(p));
+  return taken.algorithm + (streamed_first ? 1 : 0);
+}
+
+void Products::choose(const Product& p, size_t form) {
+  const bool streamed_first = unasked(p).streamed;
+  const size_t algorithms = gemm_.algorithms(composed(p)), algorithm = form - (streamed_first ? 1 : 0);
+  const bool by_stream = streamed_first ? form == 0 : form == algorithms;
+  choices_[{p.verb, p.rows}] = by_stream ? Choice{true, 0} : Choice{false, algorithm};
+}
+
+std::string Products::kernels(const Product& p) const {
+  const Choice taken = choice(p);
+  if (taken.streamed) {
+    const auto s = streamed(p);
+    return std::string(s->norm_first ? "rmsnorm + " : "") + (s->one ? "stream_row" : "stream_gemm");
+  }
+  std::string name = p.norm_weight ? "rmsnorm + cublasLt" : "cublasLt";
+  if (taken.algorithm) name += " (the heuristic's choice " + std::to_string(taken.algorithm + 1) + ")";
+  if (p.output == StreamOutput::rope_append) return name + " + rope_append";
+  if (p.output == StreamOutput::silu_mul) return name + " + silu_mul";
+  return p.linear.bias ? name + " + add_bias" : name;
+}
+
+}  // namespace rondo::cuda

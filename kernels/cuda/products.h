@@ -1,0 +1,74 @@
+// The step's matrix products with what comes before them, each in one of its forms: streamed, as one kernel that
+// also takes the norm before and what comes after (stream_row.cu, stream_gemm.cu), or composed of RMSNorm and
+// cuBLASLt, where what comes after is the caller's.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/launchers.h"
+#include "kernels/model.h"
+#include "kernels/verbs.h"
+
+namespace rondo::cuda {
+
+// out [rows, N] = in W^T (+ bias).
+struct Product {
+  Verb verb;
+  int rows;
+  View in;                // T [rows, K]; where there is a norm, what RMSNorm writes
+  View norm_weight;       // T [K], or none: `in` is multiplied as it is
+  const int32_t* gather;  // which row of the residual stream each row is the norm of; null: its own
+  Linear linear;
+  View out;  // of the composed form, without the bias
+  bool accumulate;
+  // What the streaming form makes of it, and where.
+  StreamOutput output;
+  void* streamed_out;
+  const RopeAppendArgs* rope;  // of StreamOutput::rope_append
+};
+
+class Products {
+ public:
+  // `x`: the residual stream, f32. `queue` must outlive it.
+  Products(DType dtype, View x, float eps, View workspace, CudaForms forms, Queue& queue);
+
+  // Enqueues it; whether by the streaming form, which does all of it. After the other form the bias, and what
+  // `output` says beyond adding and storing, is left to the caller.
+  bool run(const Product& product);
+
+  // As Ops::forms() and its like have it.
+  size_t forms(const Product& product);
+  size_t form(const Product& product);
+  void choose(const Product& product, size_t form);
+  std::string kernels(const Product& product) const;  // of the form that is taken
+
+ private:
+  struct Streamed {
+    StreamGemmArgs args;
+    bool one;        // by stream_row
+    bool norm_first;  // by a kernel of its own
+  };
+  struct Choice {
+    bool streamed;
+    size_t algorithm;  // of cuBLASLt's
+  };
+  std::optional<Streamed> streamed(const Product& product) const;
+  Choice unasked(const Product& product) const;
+  Choice choice(const Product& product) const;
+  void norm(const Product& product);
+
+  DType dtype_;
+  View x_;
+  float eps_;
+  CudaForms forms_;
+  Queue& queue_;
+  Gemm gemm_;
+  std::map<std::pair<Verb, int>, Choice> choices_;  // by verb and rows, where somebody chose
+};
+
+}  // namespace rondo::cuda
