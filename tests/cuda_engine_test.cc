@@ -5,10 +5,15 @@
 
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <thread>
 
 #include "buffers/cuda_device.h"
+#include "runner/step.h"
 #include "tests/parity.h"
+#ifdef RONDO_SIMT
+#include "tests/simt/fake_cudart.h"
+#endif
 
 namespace rondo {
 namespace {
@@ -233,6 +238,39 @@ TEST_F(CudaEngine, AddressesAreTheSameAfterAThousandSteps) {
   EXPECT_EQ(core.stats().replays, core.stats().steps);
 }
 
+TEST_F(CudaEngine, B20_WhatCannotBeCapturedIsRefusedByNameAndTheStreamGoesOn) {
+  EngineCore core(config_.path(), options());  // graphs at the start: every plan is made
+  Device& device = core.device();
+  const auto recorder = core.backend().make_recorder();
+  const auto step = [&] { run_step(core.ops(), core.model(), core.buffers(), bucket_of(core.dims(), 1)); };
+  const auto event = device.make_event();
+  const std::pair<const char*, std::function<void()>> refused[] = {
+      {"cudaMalloc", [&] { device.allocate(256, "memory"); }},
+      {"cudaStreamSynchronize", [&] { device.synchronize(); }},
+      {"cudaEventQuery",
+       [&] {
+         event->record();
+         event->reached();
+       }},
+  };
+  RecordingCost cost;
+  for (const auto& [name, call] : refused) {
+    try {
+      recorder->record(
+          [&, &call = call] {
+            step();
+            call();
+          },
+          cost);
+      FAIL() << name << " within a capture: expected to be refused";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+    }
+    recorder->record(step, cost)->launch();
+    device.synchronize();
+  }
+}
+
 TEST_F(CudaEngine, B21_AnotherThreadMayAllocateWhileGraphsAreCaptured) {
   std::atomic<bool> stop{false}, failed{false};
   std::thread other([&] {
@@ -274,6 +312,49 @@ TEST_F(CudaEngine, B36_AnEngineMayGoWithAReplayInFlight) {
   }
   Engine engine = Engine::open(config_.path(), options());
   EXPECT_EQ(generate(engine, requests()), expected);
+}
+
+// Of a device's memory nothing is left when the k-th bucket is to be recorded. Whether a graph still finds room
+// is the driver's to say; that it is told, that nobody's tokens change and that it goes on afterwards is ours.
+TEST_F(CudaEngine, B23_MemoryEndsAtTheNthGraph) {
+  std::vector<Request> work = requests();  // three rows, then two, then one: a bucket each
+  for (size_t i = 0; i < work.size(); ++i) work[i].max_new_tokens = 4 + 6 * static_cast<int>(i);
+  Engine reference = Engine::open(config_.path(), options());
+  const auto expected = generate(reference, work);
+  for (size_t nth = 1; nth <= 3; ++nth) {
+    Engine engine = Engine::open(config_.path(), options(GraphMode::Lazy));
+    std::vector<SequenceId> ids;
+    for (const Request& request : work) ids.push_back(engine.add(request));
+    while (engine.stats().buckets.size() < nth - 1) engine.step();
+    std::vector<void*> taken;
+    const auto give_back = [&] {
+      for (void* p : std::exchange(taken, {})) cudaFree(p);
+    };
+#ifdef RONDO_SIMT
+    fake::fail("cudaGraphInstantiate", 1, cudaErrorMemoryAllocation);
+#else
+    for (size_t bytes = size_t{1} << 36; bytes >= 4096; bytes /= 2)
+      for (void* p = nullptr; cudaMalloc(&p, bytes) == cudaSuccess;) taken.push_back(p);
+    cudaGetLastError();
+#endif
+    int refused = 0;
+    while (engine.busy()) {
+      try {
+        engine.step();
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory) << error.what();
+        EXPECT_EQ(engine.stats().buckets.size(), nth - 1);
+        give_back();
+        ASSERT_EQ(++refused, 1) << "there is memory again";
+      }
+    }
+    give_back();
+#ifdef RONDO_SIMT
+    EXPECT_EQ(refused, 1);
+#endif
+    EXPECT_EQ(engine.stats().buckets.size(), 3u);
+    for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(engine.tokens(ids[i]), expected[i]) << "graph " << nth;
+  }
 }
 
 TEST_F(CudaEngine, B38_TwoEnginesInterleaved) {

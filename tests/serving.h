@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <random>
 #include <vector>
@@ -16,6 +17,12 @@ constexpr int kRepeats = 20;
 #else
 constexpr int kRepeats = 1;
 #endif
+
+inline int64_t resident_pages() {  // of this process
+  int64_t size = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> size >> resident;
+  return resident;
+}
 
 // Steps this small are done before a second thread is awake, and other tests run beside these.
 inline EngineOptions one_thread(EngineOptions options) {

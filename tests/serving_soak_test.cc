@@ -14,12 +14,7 @@ namespace {
 
 using test::drawn;
 using test::kRepeats;
-
-int64_t resident_pages() {
-  int64_t size = 0, resident = 0;
-  std::ifstream("/proc/self/statm") >> size >> resident;
-  return resident;
-}
+using test::resident_pages;
 
 // A request and all that it could ever give; what a shorter or stopped one gives is the beginning of that.
 struct Known {
