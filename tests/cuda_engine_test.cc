@@ -300,20 +300,6 @@ TEST_F(CudaEngine, B22_TheCallersOwnCaptureIsLeftAlone) {
   EXPECT_EQ(generate(engine, requests()), tokens);
 }
 
-TEST_F(CudaEngine, B36_AnEngineMayGoWithAReplayInFlight) {
-  const auto expected = [&] {
-    Engine engine = Engine::open(config_.path(), options());
-    return generate(engine, requests());
-  }();
-  for (int i = 0; i < 3; ++i) {
-    Engine engine = Engine::open(config_.path(), options());
-    engine.add(requests()[0]);
-    engine.step();
-  }
-  Engine engine = Engine::open(config_.path(), options());
-  EXPECT_EQ(generate(engine, requests()), expected);
-}
-
 // Of a device's memory nothing is left when the k-th bucket is to be recorded. Whether a graph still finds room
 // is the driver's to say; that it is told, that nobody's tokens change and that it goes on afterwards is ours.
 TEST_F(CudaEngine, B23_MemoryEndsAtTheNthGraph) {
@@ -355,33 +341,6 @@ TEST_F(CudaEngine, B23_MemoryEndsAtTheNthGraph) {
     EXPECT_EQ(engine.stats().buckets.size(), 3u);
     for (size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(engine.tokens(ids[i]), expected[i]) << "graph " << nth;
   }
-}
-
-TEST_F(CudaEngine, B38_TwoEnginesInterleaved) {
-  Engine a = Engine::open(config_.path(), options()), b = Engine::open(config_.path(), options());
-  const auto expected = generate(a, requests());
-  std::vector<SequenceId> ids_a, ids_b;
-  for (const Request& r : requests()) {
-    ids_a.push_back(a.add(r));
-    ids_b.push_back(b.add(r));
-  }
-  while (a.busy() || b.busy()) {
-    a.step();
-    b.step();
-  }
-  for (size_t i = 0; i < expected.size(); ++i) {
-    EXPECT_EQ(a.tokens(ids_a[i]), expected[i]);
-    EXPECT_EQ(b.tokens(ids_b[i]), expected[i]);
-  }
-}
-
-TEST_F(CudaEngine, B40_BuiltUsedAndDestroyedInThreeThreads) {
-  Engine reference = Engine::open(config_.path(), options());
-  const auto expected = generate(reference, requests());
-  std::unique_ptr<Engine> engine;
-  std::thread([&] { engine = std::make_unique<Engine>(Engine::open(config_.path(), options())); }).join();
-  std::thread([&] { EXPECT_EQ(generate(*engine, requests()), expected); }).join();
-  std::thread([&] { engine.reset(); }).join();
 }
 
 }  // namespace

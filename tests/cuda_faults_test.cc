@@ -219,11 +219,5 @@ TEST_F(CudaFaults, B34_AnErrorLeftByForeignCodeIsNotOurs) {
   EXPECT_EQ(generate(engine, work_), expected_);
 }
 
-TEST_F(CudaFaults, B41_AForkedChildIsToldAndTheParentUntouched) {
-  Engine engine = open();
-  EXPECT_TRUE(test::a_forked_child_is_refused(engine));
-  EXPECT_EQ(generate(engine, work_), expected_);
-}
-
 }  // namespace
 }  // namespace rondo
