@@ -5,6 +5,7 @@
 // whatever its order.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 

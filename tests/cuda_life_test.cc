@@ -2,6 +2,7 @@
 // and for a real GPU, but for what only a real one does; the case numbers are those of tests/README.md.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <memory>
 #include <thread>
 

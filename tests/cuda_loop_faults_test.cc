@@ -1,6 +1,8 @@
 // Loops of steps while calls fail, on the stand-in.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "runner/engine_core.h"
 #include "simt/fake_cudart.h"
 #include "tests/serving.h"

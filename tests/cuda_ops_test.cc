@@ -5,6 +5,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
 #include "buffers/cuda_check.h"
 #include "buffers/error.h"
 #include "graphs/cuda_capture.h"

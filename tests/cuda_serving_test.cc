@@ -2,6 +2,9 @@
 // every engine here has one bucket, so that a row's bits cannot depend on how many rows its step has.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "buffers/cuda_device.h"
 #include "runner/engine_core.h"
 #include "tests/serving.h"

@@ -3,6 +3,7 @@
 // to the CPU backend; and that it is this form that ran.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <set>
 
 #include "kernels/cuda/launchers.h"

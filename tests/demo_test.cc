@@ -1,6 +1,8 @@
 // The checkpoint in models/demo answers what it was not trained on.
 #include <gtest/gtest.h>
 
+#include <fstream>
+
 #include "tests/json.h"
 #include "tests/support.h"
 

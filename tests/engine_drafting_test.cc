@@ -1,6 +1,7 @@
 // Guesses and saved sequences on the CPU backend: the same tokens with them and without.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "runner/drafting.h"

@@ -1,6 +1,7 @@
 // What a request may ask of its tokens, through the engine on the CPU backend.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>

@@ -1,5 +1,7 @@
 #include "tests/support.h"
 
+#include <fstream>
+
 #include <fmt/format.h>
 
 #include "tests/json.h"

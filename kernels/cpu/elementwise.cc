@@ -1,5 +1,6 @@
 // What happens to one row between products: norm, activation, widening, and the softmax sum of the logits.
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "kernels/cpu/simd.h"

@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <array>
 #include <cstring>
 
 #include "tests/simt/cublaslt_internal.h"

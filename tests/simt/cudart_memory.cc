@@ -1,5 +1,6 @@
 // The stand-in runtime: memory. Device memory is the host's, in allocations of the exact size asked for,
 // filled with NaN.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
