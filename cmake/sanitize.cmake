@@ -13,9 +13,6 @@ endif()
 if(RONDO_SANITIZE)
   # The last -O and -g on a command line count: enough for a report's lines at half of -O2 -g's compile time.
   add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-O1;-g1>")
-  # Of the x86 instruction sets, AVX2 alone beside the baseline: the sources are the same for all, and each set costs minutes
-  # of a sanitizer's compile time. The bits are hwy/detect_targets.h's: AVX-512 in its variants, SSE4, SSSE3.
-  add_compile_definitions($<$<COMPILE_LANGUAGE:CXX>:HWY_DISABLED_TARGETS=0x19FF>)
 endif()
 # For tests, and under a sanitizer for the program: -O0 halves the compile time of what needs no speed of its own, and of its own
 # code UBSan would check little. What is tested keeps both.
