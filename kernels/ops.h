@@ -65,9 +65,9 @@ class Ops {
 
   // What a verb is made of at that bucket, for people: "rmsnorm + cublasLt + rope_append".
   virtual std::string kernels(Verb verb, Bucket bucket) const = 0;
-  // A verb's forms at that bucket, by number, of which 0 is taken where nobody chooses. All do what the verb says;
-  // their sums are made in another order. Plans that a form needs are made by these calls, never while a step
-  // is recorded; what was recorded before keeps the form that it was recorded with.
+  // A verb's forms at that bucket, by number, of which 0 is taken where nobody chooses. All do what the verb
+  // says; their sums are made in another order. Plans that a form needs are made by these calls, never while
+  // a step is recorded; what was recorded before keeps the form that it was recorded with.
   virtual size_t forms(Verb verb, Bucket bucket) {
     static_cast<void>(verb), static_cast<void>(bucket);
     return 1;

@@ -1,4 +1,5 @@
-// The verbs by name, where one of them is spoken of and not run: add_project stands twice, for what it projects.
+// The verbs by name, where one of them is spoken of and not run: add_project stands twice, for what it
+// projects.
 #pragma once
 
 namespace rondo {

@@ -60,9 +60,9 @@ struct EngineOptions {
   // device, which sends its draws as it goes. Where graphs are captured; Stats::one_launch says whether it is
   // so.
   bool one_launch = false;
-  // The forms of each verb (kernels of its own, cuBLASLt's algorithms) are timed on the device while the engine
-  // opens, and the fastest is taken for each bucket; Stats::forms names them. Where there are several. Two runs
-  // may then choose, and round, differently: without it the same options give the same bits.
+  // The forms of each verb (kernels of its own, cuBLASLt's algorithms) are timed on the device while the
+  // engine opens, and the fastest is taken for each bucket; Stats::forms names them. Where there are several.
+  // Two runs may then choose, and round, differently: without it the same options give the same bits.
   bool tune = false;
   int threads = 0;              // of the CPU backend; 0: one per core
   bool random_weights = false;  // Engine::open takes a config.json's path, and no checkpoint is read

@@ -7,10 +7,11 @@
 namespace rondo {
 namespace {
 
-constexpr int kRunsOfOneVerb = 8;  // of a chain: those that a step runs once, and that a timer would see little of
-constexpr int kTurns = 3;          // the best of them counts: another's work on the device only ever adds
-// What another form must take of the first one's time to be chosen: a verb that is faster by less alone need not be so
-// in a step, among other kernels.
+constexpr int kRunsOfOneVerb =
+    8;                     // of a chain: those that a step runs once, and that a timer would see little of
+constexpr int kTurns = 3;  // the best of them counts: another's work on the device only ever adds
+// What another form must take of the first one's time to be chosen: a verb that is faster by less alone need
+// not be so in a step, among other kernels.
 constexpr double kClearly = 0.97;
 
 }  // namespace
@@ -28,7 +29,8 @@ int run_chain(Ops& ops, const Model& model, const StepBuffers& buffers, Verb ver
     case Verb::Embed: return several([&] { ops.embed(bucket); });
     case Verb::Qkv: return each_layer([&](const Layer& l) { ops.qkv(bucket, l); });
     case Verb::Attend: return each_layer([&](const Layer& l) { ops.attend(bucket, l); });
-    case Verb::OProj: return each_layer([&](const Layer& l) { ops.add_project(bucket, buffers.o, l.o_proj); });
+    case Verb::OProj:
+      return each_layer([&](const Layer& l) { ops.add_project(bucket, buffers.o, l.o_proj); });
     case Verb::GateUp: return each_layer([&](const Layer& l) { ops.gate_up(bucket, l); });
     case Verb::DownProj:
       return each_layer([&](const Layer& l) { ops.add_project(bucket, buffers.h, l.down_proj); });

@@ -79,7 +79,8 @@ TEST_F(CudaEngine, TunedItReplaysWhatItRunsEagerlyAndSaysWhatItTook) {
   ASSERT_EQ(stats.forms.size(), std::size(kVerbs) * stats.buckets.size());
   EXPECT_EQ(stats.forms.front().verb, "embed");
   EXPECT_EQ(stats.forms.back().rows, 4);
-  for (const FormStats& form : stats.forms) EXPECT_FALSE(form.kernels.empty()) << form.rows << " " << form.verb;
+  for (const FormStats& form : stats.forms)
+    EXPECT_FALSE(form.kernels.empty()) << form.rows << " " << form.verb;
 }
 
 TEST_F(CudaEngine, GoldensOfTransformersInEveryDtype) {
@@ -300,8 +301,9 @@ TEST_F(CudaEngine, B22_TheCallersOwnCaptureIsLeftAlone) {
   EXPECT_EQ(generate(engine, requests()), tokens);
 }
 
-// Of a device's memory nothing is left when the k-th bucket is to be recorded. Whether a graph still finds room
-// is the driver's to say; that it is told, that nobody's tokens change and that it goes on afterwards is ours.
+// Of a device's memory nothing is left when the k-th bucket is to be recorded. Whether a graph still finds
+// room is the driver's to say; that it is told, that nobody's tokens change and that it goes on afterwards is
+// ours.
 TEST_F(CudaEngine, B23_MemoryEndsAtTheNthGraph) {
   std::vector<Request> work = requests();  // three rows, then two, then one: a bucket each
   for (size_t i = 0; i < work.size(); ++i) work[i].max_new_tokens = 4 + 6 * static_cast<int>(i);

@@ -1,5 +1,6 @@
-// The life of an engine on a device: lost, left behind, shared by threads and processes. One text for the stand-in
-// and for a real GPU, but for what only a real one does; the case numbers are those of tests/README.md.
+// The life of an engine on a device: lost, left behind, shared by threads and processes. One text for the
+// stand-in and for a real GPU, but for what only a real one does; the case numbers are those of
+// tests/README.md.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -35,8 +36,13 @@ class CudaLife : public testing::Test {
             greedy(some_tokens(9, kVocab, 3), 8)};
   }
 
-  test::TinyConfig config_{
-      {.hidden = 16, .intermediate = 16, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 8, .vocab = kVocab}};
+  test::TinyConfig config_{{.hidden = 16,
+                            .intermediate = 16,
+                            .layers = 1,
+                            .heads = 2,
+                            .kv_heads = 1,
+                            .head_dim = 8,
+                            .vocab = kVocab}};
   EngineOptions options_;
 };
 
@@ -124,19 +130,7 @@ TEST_F(CudaLife, B39_TwoThreadsOnOneEngineEitherTakeTurnsOrAreToldOfMisuse) {
   Engine engine = open();
   const auto expected = generate(engine, {requests()[0]}).front();
   const SequenceId id = engine.add(requests()[0]);
-  const auto work = [&] {
-    for (;;) {
-      try {
-        if (!engine.busy()) return;
-        engine.step();
-      } catch (const Error& error) {
-        if (error.kind() != ErrorKind::Misuse) throw;
-      }
-    }
-  };
-  std::thread other(work);
-  work();
-  other.join();
+  test::step_in_two_threads(engine);
   EXPECT_EQ(engine.tokens(id), expected);
 }
 

@@ -156,6 +156,7 @@ TEST_P(CudaStream, EveryFormOfAProductIsTheCpus) {
       const size_t forms = ops.forms(verb, bucket);
       ASSERT_GE(forms, 2u) << verb_name(verb);
       EXPECT_EQ(ops.form(verb, bucket), 0u) << "nobody has chosen";
+      EXPECT_THROW(ops.choose(verb, bucket, forms), Error);
       std::set<std::string> names;
       for (size_t form = 0; form < forms; ++form) {
         ops.choose(verb, bucket, form);

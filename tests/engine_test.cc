@@ -328,19 +328,7 @@ TEST_F(EngineTest, B39_TwoThreadsOnOneEngineEitherTakeTurnsOrAreToldOfMisuse) {
   const auto prompt = some_tokens(5, kVocab, 19);
   const auto expected = generate(engine, {greedy(prompt, 40)}).front();
   const auto id = engine.add(greedy(prompt, 40));
-  const auto work = [&] {
-    for (;;) {
-      try {
-        if (!engine.busy()) return;
-        engine.step();
-      } catch (const Error& error) {
-        if (error.kind() != ErrorKind::Misuse) throw;
-      }
-    }
-  };
-  std::thread other(work);
-  work();
-  other.join();
+  test::step_in_two_threads(engine);
   EXPECT_EQ(engine.tokens(id), expected);
 }
 

@@ -1,8 +1,8 @@
 #include "tests/support.h"
 
-#include <fstream>
-
 #include <fmt/format.h>
+
+#include <fstream>
 
 #include "tests/json.h"
 

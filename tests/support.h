@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "runner/engine.h"
@@ -74,6 +75,23 @@ inline std::vector<int32_t> some_tokens(int n, int vocab, uint32_t seed) {
     tokens.push_back(static_cast<int32_t>((seed >> 8) % static_cast<uint32_t>(vocab)));
   }
   return tokens;
+}
+
+// Steps until nothing is left, in two threads at once: each call takes its turn or is told of Misuse.
+inline void step_in_two_threads(Engine& engine) {
+  const auto work = [&] {
+    for (;;) {
+      try {
+        if (!engine.busy()) return;
+        engine.step();
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::Misuse) throw;
+      }
+    }
+  };
+  std::thread other(work);
+  work();
+  other.join();
 }
 
 // Forks, and lets the child take a step: whether it was refused with Misuse. The child leaves without any

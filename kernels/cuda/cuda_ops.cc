@@ -210,17 +210,10 @@ class CudaOps : public Ops {
             nullptr};
   }
   cuda::Product gate_up_product(Bucket bucket, const Layer& layer) const {
-    return {Verb::GateUp,
-            bucket.rows,
-            buffers_.norm,
-            layer.mlp_norm,
-            nullptr,
-            layer.gate_up,
-            buffers_.gate_up,
-            false,
-            cuda::StreamOutput::silu_mul,
-            buffers_.h.data,
-            nullptr};
+    return {Verb::GateUp,     bucket.rows, buffers_.norm,
+            layer.mlp_norm,   nullptr,     layer.gate_up,
+            buffers_.gate_up, false,       cuda::StreamOutput::silu_mul,
+            buffers_.h.data,  nullptr};
   }
   cuda::Product logits_product(Bucket bucket) const {
     return {Verb::Logits,

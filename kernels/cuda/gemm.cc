@@ -105,8 +105,8 @@ Gemm::Plan Gemm::make_plan(const Key& key) const {
   plan.algorithms.resize(kAlgorithms);
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle_.get(), product, plan.weight.get(), plan.in.get(), plan.out.get(), plan.out.get(), preference.get(),
-      kAlgorithms, plan.algorithms.data(), &count);
+      handle_.get(), product, plan.weight.get(), plan.in.get(), plan.out.get(), plan.out.get(),
+      preference.get(), kAlgorithms, plan.algorithms.data(), &count);
   plan.algorithms.resize(static_cast<size_t>(count));
   std::erase_if(plan.algorithms, [](const auto& found) { return found.state != CUBLAS_STATUS_SUCCESS; });
   const std::string shape = "matrix product [" + std::to_string(rows) + ", " + std::to_string(K) + "] x [" +
@@ -126,7 +126,8 @@ const Gemm::Plan& Gemm::plan(const Product& product) {
     throw Error(ErrorKind::InvalidArgument,
                 std::string("matrix product: expected an input of the weight's type, ") +
                     dtype_name(weight.dtype) + ", found " + dtype_name(in.dtype));
-  const Key key{product.rows, weight.shape[0], weight.shape[1], in.dtype, product.out.dtype, product.accumulate};
+  const Key key{product.rows, weight.shape[0],   weight.shape[1],
+                in.dtype,     product.out.dtype, product.accumulate};
   auto it = plans_.find(key);
   if (it == plans_.end()) {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;

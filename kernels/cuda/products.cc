@@ -1,5 +1,7 @@
 #include "kernels/cuda/products.h"
 
+#include "buffers/error.h"
+
 namespace rondo::cuda {
 namespace {
 
@@ -10,9 +12,7 @@ constexpr int kStreamedRowsInOnePhase = 8;
 // Up to how many rows the streaming kernels normalise their input themselves.
 constexpr int kNormedRows = 4;
 
-Gemm::Product composed(const Product& p) {
-  return {p.in, p.linear.weight, p.out, p.rows, p.accumulate};
-}
+Gemm::Product composed(const Product& p) { return {p.in, p.linear.weight, p.out, p.rows, p.accumulate}; }
 
 }  // namespace
 
@@ -99,6 +99,9 @@ size_t Products::form(const Product& p) {
 void Products::choose(const Product& p, size_t form) {
   const bool streamed_first = unasked(p).streamed;
   const size_t algorithms = gemm_.algorithms(composed(p)), algorithm = form - (streamed_first ? 1 : 0);
+  if (form >= forms(p))
+    throw Error(ErrorKind::InvalidArgument, std::string(verb_name(p.verb)) + ": expected a form below " +
+                                                std::to_string(forms(p)) + ", found " + std::to_string(form));
   const bool by_stream = streamed_first ? form == 0 : form == algorithms;
   choices_[{p.verb, p.rows}] = by_stream ? Choice{true, 0} : Choice{false, algorithm};
 }

@@ -1,6 +1,6 @@
-// The step's matrix products with what comes before them, each in one of its forms: streamed, as one kernel that
-// also takes the norm before and what comes after (stream_row.cu, stream_gemm.cu), or composed of RMSNorm and
-// cuBLASLt, where what comes after is the caller's.
+// The step's matrix products with what comes before them, each in one of its forms: streamed, as one kernel
+// that also takes the norm before and what comes after (stream_row.cu, stream_gemm.cu), or composed of
+// RMSNorm and cuBLASLt, where what comes after is the caller's.
 #pragma once
 
 #include <map>
@@ -50,7 +50,7 @@ class Products {
  private:
   struct Streamed {
     StreamGemmArgs args;
-    bool one;        // by stream_row
+    bool one;         // by stream_row
     bool norm_first;  // by a kernel of its own
   };
   struct Choice {

@@ -58,7 +58,7 @@ struct Cell {
 // One verb alone.
 struct VerbCell {
   Verb verb = Verb::Embed;
-  std::string kernels;        // that the verb was made of
+  std::string kernels;       // that the verb was made of
   bool alternative = false;  // measured beside what a step takes
   int64_t rows = 0;
   int64_t context = 0;

@@ -170,8 +170,8 @@ class Run {
     }
   }
 
-  // Where a step streams the verb: cuBLASLt's first choice for it; where cuBLASLt has it: the streaming form, if it
-  // has one.
+  // Where a step streams the verb: cuBLASLt's first choice for it; where cuBLASLt has it: the streaming form,
+  // if it has one.
   bool choose_beside(Verb verb, Bucket bucket) {
     Ops& ops = rig_->ops();
     const size_t taken = ops.form(verb, bucket), forms = ops.forms(verb, bucket);

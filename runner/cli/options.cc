@@ -154,13 +154,15 @@ std::vector<Prompt> prompts_in_order(const CLI::App& app, const PromptFlags& fla
 }  // namespace
 
 void add_tune_flag(CLI::App* app, EngineOptions* engine) {
-  add_text(app, "--tune", "off|on",
-           "Time the forms of each verb on the device at the start, and take the fastest of each [off: the same "
-           "kernels every time]",
-           [=](const std::string& text) {
-             if (text != "off" && text != "on") refuse(fmt::format("--tune: expected off or on, found \"{}\"", text));
-             engine->tune = text == "on";
-           });
+  add_text(
+      app, "--tune", "off|on",
+      "Time the forms of each verb on the device at the start, and take the fastest of each [off: the same "
+      "kernels every time]",
+      [=](const std::string& text) {
+        if (text != "off" && text != "on")
+          refuse(fmt::format("--tune: expected off or on, found \"{}\"", text));
+        engine->tune = text == "on";
+      });
 }
 
 Target checked_target(const ModelFlags& flags, bool needs_weights) {

@@ -1,7 +1,7 @@
 // The stand-in runtime: streams, events, and the moment at which work runs.
-#include "tests/simt/cudart_internal.h"
-
 #include <chrono>
+
+#include "tests/simt/cudart_internal.h"
 #include "tests/simt/simt.h"
 
 namespace fake::detail {
