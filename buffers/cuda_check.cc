@@ -77,4 +77,8 @@ void check(cudaError_t status, const char* what) {
                                    cudaGetErrorString(status) + ")" + hint_for(status));
 }
 
+void release(cudaError_t status) {
+  if (status != cudaSuccess) cudaGetLastError();
+}
+
 }  // namespace rondo::cuda

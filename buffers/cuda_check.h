@@ -14,4 +14,9 @@ bool is_sticky(cudaError_t status);
 // names the call and its purpose.
 void check(cudaError_t status, const char* what);
 
+// For what is called by a destructor, or while an error is on its way already: nobody can be told of a
+// failure, which is of a device that is lost, of a driver that is shutting down, or of a forked child. Nor
+// must it be found by somebody else's call.
+void release(cudaError_t status);
+
 }  // namespace rondo::cuda

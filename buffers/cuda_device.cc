@@ -21,18 +21,12 @@ namespace rondo {
 namespace {
 
 using cuda::check;
+using cuda::release;
 
 constexpr int kMinMajor = 8;  // bf16 arithmetic
 
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
-}
-
-// A release that fails is of a device that is lost, of a driver that is shutting down, or of a forked child;
-// there is nothing more to release then, and nobody to tell. The status must not be found by somebody else's
-// call either.
-void release(cudaError_t status) {
-  if (status != cudaSuccess) cudaGetLastError();
 }
 
 std::string unusable_gpu(const CudaReport::Gpu& gpu) {

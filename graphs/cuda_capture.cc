@@ -10,12 +10,7 @@ namespace rondo {
 namespace {
 
 using cuda::check;
-
-// For what is called while an error is on its way already, or by a destructor: the status must not be found
-// by others.
-void release(cudaError_t status) {
-  if (status != cudaSuccess) cudaGetLastError();
-}
+using cuda::release;
 
 class Stopwatch {
  public:

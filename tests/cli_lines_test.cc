@@ -26,7 +26,7 @@ Arguments on_demo(const Arguments& more = {}) {
   return arguments;
 }
 
-std::vector<Json> lines_of(const std::string& out) {
+std::vector<Json> objects_of(const std::string& out) {
   EXPECT_TRUE(out.empty() || out.ends_with("\n")) << "a torn line: " << out;
   std::vector<Json> lines;
   size_t begin = 0;
@@ -45,7 +45,7 @@ Answers answers(const Arguments& arguments, const std::string& input) {
   process.write_input(input);
   const Process::Result result = process.finish();
   EXPECT_LE(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-  return {result.status, lines_of(result.out)};
+  return {result.status, objects_of(result.out)};
 }
 
 // A directory with a config.json and the tokenizer.json of a fixture, for random weights.
@@ -110,7 +110,7 @@ TEST(CliLines, AnswersBeforeTheInputEnds) {
   process.write_input("2, \"prompt_ids\": [51,54,43,55,57,61]}");
   const Process::Result result = process.finish();
   EXPECT_EQ(result.status, 0) << result.err;
-  const std::vector<Json> rest = lines_of(result.out);
+  const std::vector<Json> rest = objects_of(result.out);
   ASSERT_EQ(rest.size(), 1u);
   EXPECT_EQ(rest[0].at("id"), 2);
   EXPECT_EQ(rest[0].at("text"), "115");
@@ -254,7 +254,7 @@ TEST(CliLines, ASignalEndsItWithWholeLinesOfWhatThereIs) {
   const Process::Result result = run.process.finish();
   EXPECT_EQ(result.status, 128 + SIGTERM) << result.err;
   size_t cancelled = 0;
-  for (const Json& line : lines_of("{" + result.out)) {  // its first byte has been read
+  for (const Json& line : objects_of("{" + result.out)) {  // its first byte has been read
     if (line.contains("finish_reason")) cancelled += line.at("finish_reason") == "cancelled";
   }
   EXPECT_EQ(cancelled, 12u);

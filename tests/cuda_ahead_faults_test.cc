@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "runner/engine.h"
-#include "simt/fake_cudart.h"
+#include "tests/cuda_tiny.h"
 #include "tests/serving.h"
 
 namespace rondo {
@@ -11,31 +11,14 @@ namespace {
 using test::alone;
 using test::greedy;
 
-class CudaAheadFaults : public testing::Test {
+class CudaAheadFaults : public test::CudaTinyFaults {
  protected:
-  CudaAheadFaults() {
-    fake::reset();
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {2};
-    options_.max_rows = options_.max_sequences = 2;
-    options_.max_context = 24;
-  }
-  ~CudaAheadFaults() override { fake::reset(); }
-
-  test::TinyConfig config_{{.hidden = 16,
-                            .intermediate = 16,
-                            .layers = 1,
-                            .heads = 2,
-                            .kv_heads = 1,
-                            .head_dim = 8,
-                            .vocab = 32,
-                            .tied = false}};
-  EngineOptions options_;
+  CudaAheadFaults() : CudaTinyFaults({2}, 2, 24) {}
 };
 
 // But at a page's edge, where its entry in the page table goes up.
 TEST_F(CudaAheadFaults, AStepAheadIsOneLaunchAndOneCopyBack) {
-  Engine engine = Engine::open(config_.path(), options_);
+  Engine engine = open();
   engine.add(greedy({1}, 16));
   for (int i = 0; i < 2; ++i) engine.step();
   for (size_t length = 4; length < 16; ++length) {
@@ -48,7 +31,7 @@ TEST_F(CudaAheadFaults, AStepAheadIsOneLaunchAndOneCopyBack) {
 
 TEST_F(CudaAheadFaults, B31_WhateverFailsWithAStepInFlightTheRetryGivesTheRightTokens) {
   {
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     const Request request = greedy({5, 3}, 14), other = greedy({9}, 14);
     const auto expected = alone(engine, request), others = alone(engine, other);
     for (const char* api : {"cudaGraphLaunch", "cudaMemcpyAsync", "cudaEventRecord", "cudaEventSynchronize"})
@@ -76,7 +59,7 @@ TEST_F(CudaAheadFaults, B31_WhateverFailsWithAStepInFlightTheRetryGivesTheRightT
 
 TEST_F(CudaAheadFaults, B32_ADeviceLostInTheStepInFlightIsSaidByTheNextStep) {
   {
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     const SequenceId id = engine.add(greedy({5, 3}, 14));
     while (engine.tokens(id).size() < 5) engine.step();
     fake::device_fault_at(3, cudaErrorIllegalAddress);  // a kernel of the step in flight
@@ -94,7 +77,7 @@ TEST_F(CudaAheadFaults, B32_ADeviceLostInTheStepInFlightIsSaidByTheNextStep) {
 
 TEST_F(CudaAheadFaults, B36_AnEngineMayGoWithAStepInFlight) {
   {
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     engine.add(greedy({5}, 14));
     for (int i = 0; i < 3; ++i) engine.step();
     EXPECT_GT(engine.stats().steps_ahead, 0u);

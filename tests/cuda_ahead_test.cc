@@ -3,8 +3,8 @@
 // its step has.
 #include <gtest/gtest.h>
 
-#include "buffers/cuda_device.h"
 #include "runner/engine.h"
+#include "tests/cuda_tiny.h"
 #include "tests/serving.h"
 
 namespace rondo {
@@ -14,19 +14,9 @@ using test::drawn;
 using test::greedy;
 using test::some_tokens;
 
-constexpr int kVocab = 32;
-
-class CudaAhead : public testing::Test {
+class CudaAhead : public test::CudaTiny {
  protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {4};
-    options_.max_rows = options_.max_logit_rows = 4;
-    options_.max_sequences = 3;
-    options_.max_context = 32;
-  }
+  CudaAhead() : CudaTiny({4}, 3, 32) {}
 
   // Unequal lengths across the edge of a page, drawn in every way.
   std::vector<Request> requests() {
@@ -49,23 +39,13 @@ class CudaAhead : public testing::Test {
       }
     return all;
   }
-
-  test::TinyConfig config_{{.hidden = 16,
-                            .intermediate = 16,
-                            .layers = 1,
-                            .heads = 2,
-                            .kv_heads = 1,
-                            .head_dim = 8,
-                            .vocab = kVocab,
-                            .tied = false}};
-  EngineOptions options_;
 };
 
 TEST_F(CudaAhead, TokensAreThoseOfStepByStepBitForBit) {
   std::map<SequenceId, std::vector<std::pair<int32_t, float>>> told[2];
   for (bool ahead : {false, true}) {
     options_.launch_ahead = ahead;
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     for (const Request& request : requests()) engine.add(request);
     told[ahead] = outputs(engine);
     const Stats stats = engine.stats();
@@ -81,7 +61,7 @@ TEST_F(CudaAhead, WhoStopsIsCancelledForkedOrComesMeanwhileGetsAndLeavesTheSameT
   std::vector<std::vector<int32_t>> found[2];
   for (bool ahead : {false, true}) {
     options_.launch_ahead = ahead;
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     std::vector<Request> work = requests();
     work[0].max_new_tokens = 20;
     work[1].stop_ids = {2, 9, 17, 25};
@@ -106,12 +86,12 @@ TEST_F(CudaAhead, WhoStopsIsCancelledForkedOrComesMeanwhileGetsAndLeavesTheSameT
 TEST_F(CudaAhead, GraphOffAndCallbacksHaveNothingAhead) {
   options_.graph = GraphMode::Off;
   {
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     test::alone(engine, greedy({1}, 4));
     EXPECT_EQ(engine.stats().steps_ahead, 0u);
   }
   options_.graph = GraphMode::Auto;
-  Engine engine = Engine::open(config_.path(), options_);
+  Engine engine = open();
   Request request = greedy({1}, 4);
   const auto expected = test::alone(engine, request);
   const uint64_t before = engine.stats().steps_ahead;

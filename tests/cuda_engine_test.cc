@@ -25,12 +25,12 @@ using test::tiny_options;
 using test::TinyConfig;
 
 #ifdef RONDO_SIMT  // runs every CUDA thread on the host, some hundred times slower than a GPU
-constexpr int kVocab = 64;
+constexpr int kEngineVocab = 64;
 const test::TinySizes kSizes{
-    .hidden = 32, .intermediate = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .vocab = kVocab};
+    .hidden = 32, .intermediate = 32, .heads = 4, .kv_heads = 2, .head_dim = 8, .vocab = kEngineVocab};
 #else
-constexpr int kVocab = 320;
-const test::TinySizes kSizes{.vocab = kVocab};
+constexpr int kEngineVocab = 320;
+const test::TinySizes kSizes{.vocab = kEngineVocab};
 #endif
 
 class CudaEngine : public testing::Test {
@@ -48,15 +48,15 @@ class CudaEngine : public testing::Test {
     return o;
   }
   std::vector<Request> requests() {
-    return {greedy(some_tokens(5, kVocab, 1), 12), greedy(some_tokens(2, kVocab, 2), 12),
-            greedy(some_tokens(9, kVocab, 3), 12)};
+    return {greedy(some_tokens(5, kEngineVocab, 1), 12), greedy(some_tokens(2, kEngineVocab, 2), 12),
+            greedy(some_tokens(9, kEngineVocab, 3), 12)};
   }
   TinyConfig config_{kSizes};
 };
 
 TEST_F(CudaEngine, ThirtyTwoTokensInABatchAreTheCpuBackends) {
-  const std::vector<Request> work = {greedy(some_tokens(5, kVocab, 1), 32),
-                                     greedy(some_tokens(11, kVocab, 2), 32)};
+  const std::vector<Request> work = {greedy(some_tokens(5, kEngineVocab, 1), 32),
+                                     greedy(some_tokens(11, kEngineVocab, 2), 32)};
   EngineOptions cpu = options();
   cpu.device = DeviceKind::Cpu;
   Engine host = Engine::open(config_.path(), cpu),
@@ -110,8 +110,8 @@ TEST_F(CudaEngine, B25_ReplayIsEagerBitForBit) {
         std::vector<SequenceId> ids;
         // One prompt that fills the positions, then `rows` sequences that draw at once.
         for (int i = 0; i < rows; ++i)
-          ids.push_back(
-              core.scheduler().add(greedy(some_tokens(start + 1, kVocab, static_cast<uint32_t>(i)), 3)));
+          ids.push_back(core.scheduler().add(
+              greedy(some_tokens(start + 1, kEngineVocab, static_cast<uint32_t>(i)), 3)));
         while (core.scheduler().busy()) {
           core.device().fill(logits.data, 0xff, logits.bytes());
           core.device().fill(sampled.data, 0xff, sampled.bytes());
@@ -145,18 +145,18 @@ TEST_F(CudaEngine, B11_PaddingChangesNoBit) {
         std::vector<SequenceId> ids;
         for (int i = 0; i < rows; ++i) ids.push_back(padded.scheduler().add(greedy({row.token + i}, 2)));
         padded.step();
-        std::vector<float> host(kVocab);
-        padded.device().read(host.data(), padded.buffers().logits.data, kVocab * sizeof(float));
+        std::vector<float> host(kEngineVocab);
+        padded.device().read(host.data(), padded.buffers().logits.data, kEngineVocab * sizeof(float));
         padded.device().synchronize();
         for (SequenceId id : ids) padded.scheduler().remove(id);
         return host;
       };
   const auto alone = logits_of(1), among = logits_of(4);
-  EXPECT_EQ(std::memcmp(alone.data(), among.data(), kVocab * sizeof(float)), 0);
+  EXPECT_EQ(std::memcmp(alone.data(), among.data(), kEngineVocab * sizeof(float)), 0);
 }
 
 TEST_F(CudaEngine, B17_WhatLiesInMemoryBeforeDoesNotReachAToken) {
-  const auto prompt = some_tokens(11, kVocab, 7);
+  const auto prompt = some_tokens(11, kEngineVocab, 7);
   EngineCore clean(config_.path(), options()), core(config_.path(), options());
   const auto clean_id = clean.scheduler().add(greedy(prompt, 12));
   while (clean.scheduler().busy()) clean.step();
@@ -187,7 +187,7 @@ TEST_F(CudaEngine, B26_GraphEagerLazyAndAFreshEngineGiveTheSameTokens) {
 }
 
 TEST_F(CudaEngine, SampledTokensAreTheSameEagerAndReplayed) {
-  Request request = greedy(some_tokens(4, kVocab, 15), 20);
+  Request request = greedy(some_tokens(4, kEngineVocab, 15), 20);
   request.sampling = {.temperature = 0.9f,
                       .top_k = 40,
                       .top_p = 0.95f,
@@ -198,7 +198,7 @@ TEST_F(CudaEngine, SampledTokensAreTheSameEagerAndReplayed) {
          eager = Engine::open(config_.path(), options(GraphMode::Off));
   const auto alone = generate(replayed, {request}).front();
   EXPECT_EQ(generate(eager, {request}).front(), alone);
-  EXPECT_EQ(generate(replayed, {greedy(some_tokens(9, kVocab, 16), 20), request})[1], alone);
+  EXPECT_EQ(generate(replayed, {greedy(some_tokens(9, kEngineVocab, 16), 20), request})[1], alone);
 }
 
 TEST_F(CudaEngine, AddressesAreTheSameAfterAThousandSteps) {
@@ -208,7 +208,7 @@ TEST_F(CudaEngine, AddressesAreTheSameAfterAThousandSteps) {
   const int vocab = 32;
 #else
   const TinyConfig& small = config_;
-  const int vocab = kVocab;
+  const int vocab = kEngineVocab;
 #endif
   EngineOptions o = options();
   o.buckets = {1};

@@ -3,50 +3,27 @@
 #include <gtest/gtest.h>
 
 #include "runner/engine_core.h"
-#include "simt/fake_cudart.h"
-#include "tests/support.h"
+#include "tests/cuda_tiny.h"
 
 namespace rondo {
 namespace {
 
 using test::generate;
 using test::greedy;
-using test::TinyConfig;
 
-class CudaFaults : public testing::Test {
+class CudaFaults : public test::CudaTinyFaults {
  protected:
-  // The smallest engine with two buckets: a sweep opens it once per call.
-  CudaFaults()
-      : config_({.hidden = 16,
-                 .intermediate = 16,
-                 .layers = 1,
-                 .heads = 2,
-                 .kv_heads = 1,
-                 .head_dim = 8,
-                 .vocab = 32}) {
-    fake::reset();
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {1, 2};
-    options_.max_rows = options_.max_sequences = 2;
-    options_.max_context = 16;
+  // Two buckets: a sweep opens it once per call.
+  CudaFaults() : CudaTinyFaults({1, 2}, 2, 16, true) {
     Engine engine = open();
     expected_ = generate(engine, work_);
   }
-  ~CudaFaults() override { fake::reset(); }
 
-  Engine open() { return Engine::open(config_.path(), options_); }
-
-  void expect_clean() {
-    EXPECT_EQ(fake::live_objects(), 0u) << fake::live_report();
-    EXPECT_EQ(fake::misuse(), "");
-  }
   void expect_healthy() {
     Engine engine = open();
     EXPECT_EQ(generate(engine, work_), expected_);
   }
 
-  TinyConfig config_;
-  EngineOptions options_;
   const std::vector<Request> work_ = {greedy({1, 2, 3}, 4), greedy({5}, 4)};
   std::vector<std::vector<int32_t>> expected_;
 };

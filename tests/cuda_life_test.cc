@@ -7,9 +7,8 @@
 #include <memory>
 #include <thread>
 
-#include "buffers/cuda_device.h"
 #include "runner/engine_core.h"
-#include "tests/support.h"
+#include "tests/cuda_tiny.h"
 
 namespace rondo {
 namespace {
@@ -18,32 +17,14 @@ using test::generate;
 using test::greedy;
 using test::some_tokens;
 
-constexpr int kVocab = 32;
-
-class CudaLife : public testing::Test {
+class CudaLife : public test::CudaTiny {
  protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {1, 2, 4};
-    options_.max_rows = 4;
-    options_.max_context = 32;
-  }
-  Engine open() { return Engine::open(config_.path(), options_); }
+  CudaLife() : CudaTiny({1, 2, 4}, 4, 32, true) {}
+
   std::vector<Request> requests() {
     return {greedy(some_tokens(5, kVocab, 1), 8), greedy(some_tokens(2, kVocab, 2), 8),
             greedy(some_tokens(9, kVocab, 3), 8)};
   }
-
-  test::TinyConfig config_{{.hidden = 16,
-                            .intermediate = 16,
-                            .layers = 1,
-                            .heads = 2,
-                            .kv_heads = 1,
-                            .head_dim = 8,
-                            .vocab = kVocab}};
-  EngineOptions options_;
 };
 
 #ifndef RONDO_SIMT

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "runner/engine_core.h"
-#include "simt/fake_cudart.h"
+#include "tests/cuda_tiny.h"
 #include "tests/serving.h"
 
 namespace rondo {
@@ -13,32 +13,9 @@ namespace {
 using test::alone;
 using test::greedy;
 
-class CudaLoopFaults : public testing::Test {
+class CudaLoopFaults : public test::CudaTinyFaults {
  protected:
-  CudaLoopFaults() {
-    fake::reset();
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {2};
-    options_.max_rows = options_.max_sequences = 2;
-    options_.max_context = 24;
-    options_.one_launch = true;
-  }
-  ~CudaLoopFaults() override { fake::reset(); }
-
-  void expect_clean() {
-    EXPECT_EQ(fake::live_objects(), 0u) << fake::live_report();
-    EXPECT_EQ(fake::misuse(), "");
-  }
-
-  test::TinyConfig config_{{.hidden = 16,
-                            .intermediate = 16,
-                            .layers = 1,
-                            .heads = 2,
-                            .kv_heads = 1,
-                            .head_dim = 8,
-                            .vocab = 32,
-                            .tied = false}};
-  EngineOptions options_;
+  CudaLoopFaults() : CudaTinyFaults({2}, 2, 24) { options_.one_launch = true; }
 };
 
 TEST_F(CudaLoopFaults, B19_ADeviceWithoutLoopsMakesSingleStepsAndSaysWhy) {
@@ -46,7 +23,7 @@ TEST_F(CudaLoopFaults, B19_ADeviceWithoutLoopsMakesSingleStepsAndSaysWhy) {
     for (const char* api : {"cudaGraphConditionalHandleCreate", "cudaGraphAddNode", "cudaGraphCreate",
                             "cudaStreamBeginCaptureToGraph"}) {
       fake::fail(api, 1, cudaErrorNotSupported);
-      Engine engine = Engine::open(config_.path(), options_);
+      Engine engine = open();
       const SequenceId id = engine.add(greedy({1}, 6));
       engine.generate([](const Output&) {});
       EXPECT_EQ(engine.tokens(id).size(), 7u);
@@ -69,7 +46,7 @@ TEST_F(CudaLoopFaults, B28_EveryPointerOfALoopLiesInAnArenaOrInItsMail) {
 
 TEST_F(CudaLoopFaults, B31_WhateverFailsInALoopWhatWasToldStandsAndTheRestIsRight) {
   {
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     const Request request = greedy({5, 3}, 14), other = greedy({9}, 10);
     const auto expected = alone(engine, request), others = alone(engine, other);
     const struct {
@@ -105,7 +82,7 @@ TEST_F(CudaLoopFaults, B31_WhateverFailsInALoopWhatWasToldStandsAndTheRestIsRigh
 TEST_F(CudaLoopFaults, B44_B45_RandomGenerationsThatFailNowAndThenTellNoWrongToken) {
   options_.kv_positions = 40;
   {
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     std::vector<Request> kinds;
     std::vector<std::vector<int32_t>> expected;
     for (uint32_t i = 0; i < 4; ++i) {
@@ -153,7 +130,7 @@ TEST_F(CudaLoopFaults, B44_B45_RandomGenerationsThatFailNowAndThenTellNoWrongTok
 
 TEST_F(CudaLoopFaults, B32_ADeviceLostInALoopIsSaidAndNothingIsLeft) {
   {
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     engine.add(greedy({5}, 14));
     int told = 0;
     try {

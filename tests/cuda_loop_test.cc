@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "buffers/cuda_device.h"
 #include "runner/engine.h"
+#include "tests/cuda_tiny.h"
 #include "tests/serving.h"
 
 namespace rondo {
@@ -14,21 +14,9 @@ using test::drawn;
 using test::greedy;
 using test::some_tokens;
 
-constexpr int kVocab = 32;
-
-class CudaLoop : public testing::Test {
+class CudaLoop : public test::CudaTiny {
  protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {4};
-    options_.max_rows = options_.max_logit_rows = 4;
-    options_.max_sequences = 3;
-    options_.max_context = 32;
-    options_.one_launch = true;
-  }
-  Engine open() { return Engine::open(config_.path(), options_); }
+  CudaLoop() : CudaTiny({4}, 3, 32) { options_.one_launch = true; }
 
   // Unequal lengths across the edge of a page, one to the last position, drawn in every way.
   std::vector<Request> requests() {
@@ -59,16 +47,6 @@ class CudaLoop : public testing::Test {
     engine.generate([&](const Output& output) { all[output.sequence] += told(output); });
     return all;
   }
-
-  test::TinyConfig config_{{.hidden = 16,
-                            .intermediate = 16,
-                            .layers = 1,
-                            .heads = 2,
-                            .kv_heads = 1,
-                            .head_dim = 8,
-                            .vocab = kVocab,
-                            .tied = false}};
-  EngineOptions options_;
 };
 
 TEST_F(CudaLoop, SeveralSequencesToTheirEndsAreOneLaunchAndTheTokensOfStepByStep) {

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "runner/engine_core.h"
-#include "simt/fake_cudart.h"
+#include "tests/cuda_tiny.h"
 #include "tests/serving.h"
 
 namespace rondo {
@@ -13,28 +13,9 @@ using test::drawn;
 using test::greedy;
 using test::some_tokens;
 
-class CudaServingFaults : public testing::Test {
+class CudaServingFaults : public test::CudaTinyFaults {
  protected:
-  CudaServingFaults() {
-    fake::reset();
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {4};
-    options_.max_rows = options_.max_logit_rows = 4;
-    options_.max_sequences = 2;
-    options_.max_context = 32;
-    options_.kv_positions = 40;
-  }
-  ~CudaServingFaults() override { fake::reset(); }
-
-  test::TinyConfig config_{{.hidden = 16,
-                            .intermediate = 16,
-                            .layers = 1,
-                            .heads = 2,
-                            .kv_heads = 1,
-                            .head_dim = 8,
-                            .vocab = 32,
-                            .tied = false}};
-  EngineOptions options_;
+  CudaServingFaults() : CudaTinyFaults({4}, 2, 32) { options_.kv_positions = 40; }
 };
 
 // Forks copy pages, preempted ones come back, drafts are checked, all while one call in a hundred fails: a
@@ -47,7 +28,7 @@ TEST_F(CudaServingFaults, B45_OneCallInAHundredFailsAndNoTokenIsWrong) {
       kinds.back().sampling = drawn(i, i % 2 ? 1.0f : 0.0f);
       kinds.back().draft_tokens = i == 2 ? 2 : 0;
     }
-    Engine engine = Engine::open(config_.path(), options_);
+    Engine engine = open();
     std::map<uint64_t, std::vector<int32_t>> expected;  // by kind and seed
     const auto key = [](size_t kind, uint64_t seed) { return kind * 100 + seed; };
     for (size_t kind = 0; kind < kinds.size(); ++kind)
@@ -111,7 +92,7 @@ TEST_F(CudaServingFaults, B45_OneCallInAHundredFailsAndNoTokenIsWrong) {
 }
 
 TEST_F(CudaServingFaults, AStepThatFailsBehindAPageCopyIsMadeAgainWithTheCopy) {
-  Engine engine = Engine::open(config_.path(), options_);
+  Engine engine = open();
   const Request request = greedy(some_tokens(11, 32, 1), 8);
   const auto expected = alone(engine, request);
   for (int nth = 1; nth <= 12; nth += 2) {
@@ -136,7 +117,7 @@ TEST_F(CudaServingFaults, AStepThatFailsBehindAPageCopyIsMadeAgainWithTheCopy) {
 }
 
 TEST_F(CudaServingFaults, ALostDeviceIsToldToAddAndCancelToo) {
-  Engine engine = Engine::open(config_.path(), options_);
+  Engine engine = open();
   const SequenceId id = engine.add(greedy({1, 2}, 4));
   engine.step();
   fake::device_fault(cudaErrorIllegalAddress);

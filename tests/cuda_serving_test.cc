@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "buffers/cuda_device.h"
 #include "runner/engine_core.h"
+#include "tests/cuda_tiny.h"
 #include "tests/serving.h"
 
 namespace rondo {
@@ -19,25 +19,15 @@ using test::resident_pages;
 using test::run_all;
 using test::some_tokens;
 
-constexpr int kVocab = 32;
 #ifdef RONDO_SIMT  // each step costs it a tenth of a second and more
 constexpr bool kExecutor = true;
 #else
 constexpr bool kExecutor = false;
 #endif
 
-class CudaServing : public testing::Test {
+class CudaServing : public test::CudaTiny {
  protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-    options_ = test::tiny_options(DeviceKind::Cuda);
-    options_.buckets = {4};
-    options_.max_rows = options_.max_logit_rows = 4;
-    options_.max_sequences = 2;
-    options_.max_context = 32;
-  }
-  Engine open() { return Engine::open(config_.path(), options_); }
+  CudaServing() : CudaTiny({4}, 2, 32) {}
 
   // One of every kind.
   std::vector<Request> requests() {
@@ -55,16 +45,6 @@ class CudaServing : public testing::Test {
     }
     return all;
   }
-
-  test::TinyConfig config_{{.hidden = 16,
-                            .intermediate = 16,
-                            .layers = 1,
-                            .heads = 2,
-                            .kv_heads = 1,
-                            .head_dim = 8,
-                            .vocab = kVocab,
-                            .tied = false}};
-  EngineOptions options_;
 };
 
 TEST_F(CudaServing, SharedForkedPreemptedAndGuessedSequencesGiveWhatTheyGiveAloneOnTheCpu) {

@@ -13,9 +13,8 @@ namespace {
 
 using test::drawn;
 using test::greedy;
+using test::kVocab;
 using test::some_tokens;
-
-constexpr int kVocab = 320;
 
 // All that a sequence was told.
 std::string told(const Output& output) {

@@ -18,10 +18,9 @@ using test::alone;
 using test::drawn;
 using test::generate;
 using test::greedy;
+using test::kVocab;
 using test::run_all;
 using test::some_tokens;
-
-constexpr int kVocab = 320;
 
 std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
   a.insert(a.end(), b.begin(), b.end());

@@ -14,10 +14,9 @@ namespace {
 using test::alone;
 using test::drawn;
 using test::greedy;
+using test::kVocab;
 using test::run_all;
 using test::some_tokens;
-
-constexpr int kVocab = 320;
 
 TEST(PromptLookup, TakesWhatFollowedTheLongestThenTheLatestMatch) {
   using Tokens = std::vector<int32_t>;

@@ -14,9 +14,9 @@ namespace {
 using test::alone;
 using test::drawn;
 using test::greedy;
+using test::kVocab;
 using test::some_tokens;
 
-constexpr int kVocab = 320;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
 class EngineSampling : public testing::Test {

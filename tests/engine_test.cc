@@ -19,11 +19,10 @@ namespace {
 
 using test::generate;
 using test::greedy;
+using test::kVocab;
 using test::some_tokens;
 using test::tiny_options;
 using test::TinyConfig;
-
-constexpr int kVocab = 320;
 
 template <class F>
 void expect_error(ErrorKind kind, const std::string& part, F&& call) {

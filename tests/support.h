@@ -16,8 +16,10 @@ namespace rondo::test {
 
 inline const std::filesystem::path kSource = RONDO_SOURCE_DIR;
 
+constexpr int kVocab = 320;
+
 struct TinySizes {
-  int hidden = 64, intermediate = 96, layers = 2, heads = 4, kv_heads = 2, head_dim = 16, vocab = 320;
+  int hidden = 64, intermediate = 96, layers = 2, heads = 4, kv_heads = 2, head_dim = 16, vocab = kVocab;
   int max_positions = 256;
   const char* dtype = "float32";
   bool tied = true;

@@ -17,7 +17,7 @@ bench::Format format_of(const std::string& text) {
   if (text == "csv") return bench::Format::Csv;
   if (text == "json") return bench::Format::Json;
   if (text == "jsonl") return bench::Format::Jsonl;
-  refuse(fmt::format("-o: expected md, csv, json or jsonl, found \"{}\"", text));
+  refuse_flags(fmt::format("-o: expected md, csv, json or jsonl, found \"{}\"", text));
 }
 
 std::vector<bench::Mode> modes_of(const std::string& text) {
@@ -33,7 +33,8 @@ std::vector<bench::Mode> modes_of(const std::string& text) {
     } else if (name == "ahead") {
       modes.push_back(bench::Mode::Ahead);
     } else {
-      refuse(fmt::format("--graph: expected eager, replay and ahead, divided by commas, found \"{}\"", text));
+      refuse_flags(
+          fmt::format("--graph: expected eager, replay and ahead, divided by commas, found \"{}\"", text));
     }
   }
   return modes;
@@ -47,7 +48,7 @@ CLI::Option* add_ranges(CLI::App* app, const std::string& name, std::vector<int6
 
 void add_output(CLI::App* app, std::string* output, const std::string& help) {
   add_text(app, "--output", "FILE", help, [output](const std::string& text) {
-    if (text.empty()) refuse("--output: expected a file's name, found none");
+    if (text.empty()) refuse_flags("--output: expected a file's name, found none");
     *output = text;
   });
 }
@@ -92,7 +93,7 @@ BenchOptions BenchCommand::options() {
   options_.bench.engine = target.engine;
   options_.bench.decode = options_.bench.prompts.empty() || rows_->count() + context_->count() > 0;
   if (options_.bench.verbs && !options_.bench.prompts.empty())
-    refuse("--kernels: expected --rows and --context with it, found --prompt");
+    refuse_flags("--kernels: expected --rows and --context with it, found --prompt");
   return options_;
 }
 
@@ -113,7 +114,7 @@ TraceCommand::TraceCommand(CLI::App* main) {
   add_output(app_, &options_.output, "Where the timeline goes (JSON)");
   add_text(app_, "--dot", "FILE", "Also the recorded graph, for Graphviz (CUDA)",
            [trace](const std::string& text) {
-             if (text.empty()) refuse("--dot: expected a file's name, found none");
+             if (text.empty()) refuse_flags("--dot: expected a file's name, found none");
              trace->dot = text;
            });
 }
@@ -122,7 +123,7 @@ TraceOptions TraceCommand::options() {
   const Target target = checked_target(model_, true);
   options_.trace.path = target.path;
   options_.trace.engine = target.engine;
-  if (options_.output.empty()) refuse("trace: expected --output FILE, found none");
+  if (options_.output.empty()) refuse_flags("trace: expected --output FILE, found none");
   return options_;
 }
 

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <limits>
 #include <string>
 
 #include "runner/cli/numbers.h"
@@ -20,7 +21,9 @@ struct ModelFlags {
   EngineOptions engine;
 };
 
-[[noreturn]] void refuse(const std::string& message);
+constexpr int kMaxInt = std::numeric_limits<int>::max();
+
+[[noreturn]] void refuse_flags(const std::string& message);
 
 using Handler = std::function<void(const std::string& text)>;
 

@@ -18,7 +18,8 @@ std::string shown(const std::string& text) {
   return text.size() <= kShownCharacters ? text : text.substr(0, kShownCharacters) + "...";
 }
 
-[[noreturn]] void refuse(const std::string& option, const std::string& expected, const std::string& text) {
+[[noreturn]] void refuse_number(const std::string& option, const std::string& expected,
+                                const std::string& text) {
   throw Error(ErrorKind::InvalidArgument,
               fmt::format("{}: expected {}, found \"{}\"", option, expected, shown(text)));
 }
@@ -38,14 +39,15 @@ std::optional<T> whole(const std::string& text) {
 int64_t parse_integer(const std::string& option, const std::string& text, int64_t low, int64_t high) {
   const auto value = whole<int64_t>(text);
   if (!value || *value < low || *value > high)
-    refuse(option, fmt::format("a whole number from {} to {}", low, high), text);
+    refuse_number(option, fmt::format("a whole number from {} to {}", low, high), text);
   return *value;
 }
 
 uint64_t parse_seed(const std::string& option, const std::string& text) {
   const auto value = whole<uint64_t>(text);
   if (!value) {
-    refuse(option, fmt::format("a whole number from 0 to {}", std::numeric_limits<uint64_t>::max()), text);
+    refuse_number(option, fmt::format("a whole number from 0 to {}", std::numeric_limits<uint64_t>::max()),
+                  text);
   }
   return *value;
 }
@@ -54,7 +56,7 @@ float parse_real(const std::string& option, const std::string& text, const RealR
   const auto value = whole<float>(text);
   // The comparison is written so that NaN fails it.
   if (!value || !std::isfinite(*value) || !(*value >= range.low && *value <= range.high)) {
-    refuse(option, range.expected, text);
+    refuse_number(option, range.expected, text);
   }
   return *value;
 }
@@ -65,7 +67,8 @@ std::vector<int32_t> parse_ids(const std::string& option, const std::string& tex
   while (true) {
     const size_t comma = text.find(',', begin);
     const auto id = whole<int32_t>(text.substr(begin, comma - begin));
-    if (!id || *id < 0) refuse(option, "token ids of 0 or more, divided by single commas (1,2,3)", text);
+    if (!id || *id < 0)
+      refuse_number(option, "token ids of 0 or more, divided by single commas (1,2,3)", text);
     ids.push_back(*id);
     if (comma == std::string::npos) return ids;
     begin = comma + 1;
@@ -85,9 +88,10 @@ std::vector<int64_t> parse_ranges(const std::string& option, const std::string& 
     const size_t dash = part.find('-', 1);
     const auto first = whole<int64_t>(part.substr(0, dash));
     const auto last = dash == std::string::npos ? first : whole<int64_t>(part.substr(dash + 1));
-    if (!first || !last || *first < low || *last > high || *first > *last) refuse(option, expected, text);
+    if (!first || !last || *first < low || *last > high || *first > *last)
+      refuse_number(option, expected, text);
     if (static_cast<size_t>(*last - *first) >= kMost - values.size())
-      refuse(option, fmt::format("at most {} numbers", kMost), text);
+      refuse_number(option, fmt::format("at most {} numbers", kMost), text);
     for (int64_t value = *first; value <= *last; ++value) values.push_back(value);
     if (comma == std::string::npos) return values;
     begin = comma + 1;

@@ -17,8 +17,6 @@
 namespace rondo::cli {
 namespace {
 
-constexpr int kMaxInt = std::numeric_limits<int>::max();
-
 // --prompt and --prompt-ids are collected apart and put in order afterwards.
 struct PromptFlags {
   CLI::Option* text = nullptr;
@@ -36,7 +34,7 @@ CLI::Option* add_text(CLI::App* app, const std::string& name, const std::string&
   return app->add_option(name, std::move(each), help)->type_name(type);
 }
 
-void refuse(const std::string& message) { throw Error(ErrorKind::InvalidArgument, message); }
+void refuse_flags(const std::string& message) { throw Error(ErrorKind::InvalidArgument, message); }
 
 namespace {
 
@@ -51,7 +49,7 @@ void set_device(const std::string& text, EngineOptions& engine) {
     if (text != "cuda")
       engine.device_index = static_cast<int>(parse_integer("--device cuda:N", text.substr(5), 0, 1023));
   } else {
-    refuse(fmt::format("--device: expected auto, cpu, cuda or cuda:N, found \"{}\"", text));
+    refuse_flags(fmt::format("--device: expected auto, cpu, cuda or cuda:N, found \"{}\"", text));
   }
 }
 
@@ -65,7 +63,7 @@ void set_graph(const std::string& text, EngineOptions& engine) {
   } else if (text == "off") {
     engine.graph = GraphMode::Off;
   } else {
-    refuse(fmt::format("--graph: expected auto, require, lazy or off, found \"{}\"", text));
+    refuse_flags(fmt::format("--graph: expected auto, require, lazy or off, found \"{}\"", text));
   }
 }
 
@@ -140,7 +138,7 @@ std::vector<Prompt> prompts_in_order(const CLI::App& app, const PromptFlags& fla
     if (option == flags.text) {
       prompt.is_text = true;
       prompt.text = option->results().at(texts++);
-      if (prompt.text.empty()) refuse("--prompt: expected at least one byte of text, found none");
+      if (prompt.text.empty()) refuse_flags("--prompt: expected at least one byte of text, found none");
     } else if (option == flags.ids) {
       prompt.ids = parse_ids("--prompt-ids", option->results().at(lists++));
     } else {
@@ -160,7 +158,7 @@ void add_tune_flag(CLI::App* app, EngineOptions* engine) {
       "kernels every time]",
       [=](const std::string& text) {
         if (text != "off" && text != "on")
-          refuse(fmt::format("--tune: expected off or on, found \"{}\"", text));
+          refuse_flags(fmt::format("--tune: expected off or on, found \"{}\"", text));
         engine->tune = text == "on";
       });
 }
@@ -169,14 +167,15 @@ Target checked_target(const ModelFlags& flags, bool needs_weights) {
   const bool model = !flags.model.empty();
   const bool config = !flags.config.empty();
   if (model == config) {
-    refuse(fmt::format("expected either --model DIR or --config FILE, found {}", model ? "both" : "neither"));
+    refuse_flags(
+        fmt::format("expected either --model DIR or --config FILE, found {}", model ? "both" : "neither"));
   }
   if (flags.random_weights && !config)
-    refuse("--random-weights: expected --config FILE with it, found --model");
+    refuse_flags("--random-weights: expected --config FILE with it, found --model");
   if (flags.weights_seed_given && !flags.random_weights)
-    refuse("--weights-seed: expected --random-weights with it");
+    refuse_flags("--weights-seed: expected --random-weights with it");
   if (needs_weights && config && !flags.random_weights) {
-    refuse(
+    refuse_flags(
         "--config: a config.json holds no weights: add --random-weights, or name a checkpoint by --model "
         "DIR");
   }
@@ -231,13 +230,14 @@ class GenerateCommand {
     options_.prompts = prompts_in_order(*app_, prompts_);
     options_.lines |= options_.prompts.empty() && !options_.json && input_is_piped();
     if (options_.prompts.empty() && !options_.lines)
-      refuse(
+      refuse_flags(
           "generate: expected at least one --prompt or --prompt-ids, or lines on standard input, found none");
     if (options_.lines && (!options_.prompts.empty() || options_.json))
-      refuse("--jsonl: expected no --prompt, --prompt-ids or --json beside it");
+      refuse_flags("--jsonl: expected no --prompt, --prompt-ids or --json beside it");
     if (options_.lines && model_.engine.one_launch)
-      refuse("--one-launch: expected prompts, found lines on standard input, which may come at any time");
-    if (options_.stream && !options_.lines) refuse("--stream: expected --jsonl with it");
+      refuse_flags(
+          "--one-launch: expected prompts, found lines on standard input, which may come at any time");
+    if (options_.stream && !options_.lines) refuse_flags("--stream: expected --jsonl with it");
     // K/V memory is set aside for every sequence at once: no more of them than there are prompts.
     if (!model_.max_sequences_given && !options_.lines &&
         options_.prompts.size() < static_cast<size_t>(model_.engine.max_sequences)) {
@@ -273,7 +273,7 @@ class ScoreCommand {
   ScoreOptions options() {
     const std::vector<Prompt> prompts = prompts_in_order(*app_, prompts_);
     if (prompts.size() != 1) {
-      refuse(fmt::format("score: expected one --prompt or --prompt-ids, found {}", prompts.size()));
+      refuse_flags(fmt::format("score: expected one --prompt or --prompt-ids, found {}", prompts.size()));
     }
     options_.prompt = prompts.front();
     model_.engine.max_sequences = 1;
@@ -298,7 +298,7 @@ class InspectCommand {
                 "Sequences decoding at once [16]");
     add_text(app_, "--device", "DEVICE", "cpu or cuda: whose plan [cuda]", [this](const std::string& text) {
       if (text != "cpu" && text != "cuda") {
-        refuse(fmt::format("--device: inspect plans for cpu or cuda, found \"{}\"", text));
+        refuse_flags(fmt::format("--device: inspect plans for cpu or cuda, found \"{}\"", text));
       }
       set_device(text, model_.engine);
     });
@@ -343,12 +343,12 @@ Command parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::CallForVersion& e) {
     return Help{std::string(e.what()) + "\n"};
   } catch (const CLI::RequiredError&) {
-    refuse(fmt::format(
+    refuse_flags(fmt::format(
         "expected one command: generate, score, tokenize, inspect, bench, trace or doctor, found {} (rondo "
         "--help says more)",
         argc > 1 ? fmt::format("\"{}\"", argv[1]) : "none"));
   } catch (const CLI::ParseError& e) {
-    refuse(fmt::format("{} (rondo --help says more)", e.what()));
+    refuse_flags(fmt::format("{} (rondo --help says more)", e.what()));
   }
   if (generate.parsed()) return generate.options();
   if (score.parsed()) return score.options();

@@ -8,7 +8,6 @@
 namespace rondo::cli {
 namespace {
 
-constexpr int kMaxInt = std::numeric_limits<int>::max();
 constexpr float kMaxReal = std::numeric_limits<float>::max();
 constexpr float kMinReal = std::numeric_limits<float>::min();  // the least above 0 that is not subnormal
 constexpr RealRange kFinite = {-kMaxReal, kMaxReal, "a finite number"};

@@ -15,7 +15,7 @@ TokenizeCommand::TokenizeCommand(CLI::App* main) {
 }
 
 TokenizeOptions TokenizeCommand::options() {
-  if (options_.model.empty()) refuse("tokenize: expected --model DIR, found none");
+  if (options_.model.empty()) refuse_flags("tokenize: expected --model DIR, found none");
   return options_;
 }
 

@@ -123,7 +123,7 @@ struct Situation {
   cudaStreamCaptureMode mode;
   bool other_thread;
 };
-std::string name_of(const testing::TestParamInfo<Situation>& info) {
+std::string situation_name(const testing::TestParamInfo<Situation>& info) {
   const char* mode = info.param.mode == kGlobal    ? "Global"
                      : info.param.mode == kRelaxed ? "Relaxed"
                                                    : "ThreadLocal";
@@ -134,7 +134,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, EachMode,
                          testing::Values(Situation{kThreadLocal, false}, Situation{kThreadLocal, true},
                                          Situation{kGlobal, false}, Situation{kGlobal, true},
                                          Situation{kRelaxed, false}, Situation{kRelaxed, true}),
-                         name_of);
+                         situation_name);
 
 // Calls that could wait for, or be mixed up with, work that is not there yet: refused to the capturing
 // thread, and in Global mode to every thread; never in Relaxed mode.
