@@ -24,6 +24,13 @@ struct Tile {
   __device__ __forceinline__ int length() const { return end - first_turn(); }
 };
 
+// A row of the step in one load.
+__device__ __forceinline__ Row row_at(const AttentionArgs& a, int r) {
+  const uint4 v = reinterpret_cast<const uint4*>(a.rows)[r];
+  return {static_cast<int32_t>(v.x), static_cast<int32_t>(v.y), static_cast<int32_t>(v.z),
+          static_cast<int32_t>(v.w)};
+}
+
 __device__ __forceinline__ int window_begin(const AttentionArgs& a, int position) {
   const int end = position + 1;
   return a.sliding_window > 0 && end > a.sliding_window ? end - static_cast<int>(a.sliding_window) : 0;
@@ -32,15 +39,16 @@ __device__ __forceinline__ int window_begin(const AttentionArgs& a, int position
 // The tile that starts with row r; one without rows where r belongs to a tile that started before it.
 // `tile_rows`: the most that a tile may have; one starts anew at every multiple of it.
 __device__ __forceinline__ Tile tile_at(const AttentionArgs& a, int r, int tile_rows) {
-  const Row row = a.rows[r];
+  const Row row = row_at(a, r);
   if (row.slot == 0) return {r, 0, 0, 0};
   if (r % tile_rows) {
-    const Row before = a.rows[r - 1];
+    const Row before = row_at(a, r - 1);
     if (before.slot == row.slot && before.position + 1 == row.position) return {r, 0, 0, 0};
   }
   int rows = 1;
+#pragma unroll 1
   while ((r + rows) % tile_rows && r + rows < a.rows_in_step) {
-    const Row next = a.rows[r + rows];
+    const Row next = row_at(a, r + rows);
     if (next.slot != row.slot || next.position != row.position + rows) break;
     ++rows;
   }
@@ -110,8 +118,9 @@ class Cursor {
 // The first position of the slot's sequence that this step writes: the pages hold all before it. One warp.
 __device__ __forceinline__ int first_position_of_step(const AttentionArgs& a, int slot, int lane) {
   int first = INT32_MAX;
+#pragma unroll 1
   for (int r = lane; r < a.rows_in_step; r += 32)
-    if (const Row row = a.rows[r]; row.slot == slot && row.position < first) first = row.position;
+    if (const Row row = row_at(a, r); row.slot == slot && row.position < first) first = row.position;
   return warp_reduce(first, [](int x, int y) { return x < y ? x : y; });
 }
 

@@ -46,22 +46,30 @@ struct Ring {
                                         const int32_t* table, int kv_head, int stage, int at, int from,
                                         int to, int lane) const {
     const int dim = lane % kLanes * 8, in_page = (1 << a.map.page_shift) - 1;
+    // The positions lie in one page, unless pages are shorter.
+    int64_t first = 0;
 #pragma unroll
     for (int turn = 0; turn < kPositions / kPerTurn; ++turn) {
       const int i = turn * kPerTurn + lane / kLanes, p = at + i;
+      T* const key = keys(stage) + i * kRow + dim;
       T* const value = values(stage) + i * kRow + dim;
       if (dim >= a.head_dim) {
-        *reinterpret_cast<uint4*>(keys(stage) + i * kRow + dim) = make_uint4(0, 0, 0, 0);
+        *reinterpret_cast<uint4*>(key) = make_uint4(0, 0, 0, 0);
         *reinterpret_cast<uint4*>(value) = make_uint4(0, 0, 0, 0);
         continue;
       }
       if (p < chunk.tile.begin || p >= chunk.end) *reinterpret_cast<uint4*>(value) = make_uint4(0, 0, 0, 0);
+      if (turn == 0 || in_page < kPositions - 1) {
+        const int known = p < to ? p : to - 1;
+        first = ((table[known >> a.map.page_shift] * static_cast<int64_t>(a.kv_heads) + kv_head)
+                 << a.map.page_shift) *
+                    a.head_dim +
+                dim;
+      }
       if (p < from || p < chunk.tile.begin || p >= to) continue;
-      const int64_t page = table[p >> a.map.page_shift];
-      const int64_t from_element =
-          (((page * a.kv_heads + kv_head) << a.map.page_shift) + (p & in_page)) * a.head_dim + dim;
-      copies.copy16(keys(stage) + i * kRow + dim, static_cast<const T*>(a.k_pages) + from_element);
-      copies.copy16(value, static_cast<const T*>(a.v_pages) + from_element);
+      const int64_t element = first + (p & in_page) * a.head_dim;
+      copies.copy16(key, static_cast<const T*>(a.k_pages) + element);
+      copies.copy16(value, static_cast<const T*>(a.v_pages) + element);
     }
   }
 };
@@ -128,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int first_head = kv_head * group + first_in_group;
     const int heads = group - first_in_group < shape.heads ? group - first_in_group : shape.heads;
     const int pairs = heads * chunk.tile.rows;
-    const Row first_row = a.rows[chunk.tile.first];
+    const Row first_row = row_at(a, chunk.tile.first);
     const int32_t* const table = a.map.page_tables + first_row.slot * a.map.pages_per_slot;
 
     // What earlier steps wrote need not wait for the kernel before; what this step wrote must.
@@ -137,7 +145,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     constexpr int kStride = kWarps * kPositions;
     const int old = waited ? 0 : first_position_of_step(a, first_row.slot, lane);
     const auto fetch = [&](int stage, int at, int from, int to) {
-      ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
+      if (at < chunk.end && from < to)
+        ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
     };
     if (!waited) {
 #pragma unroll 1
@@ -146,6 +155,18 @@ __global__ void __launch_bounds__(kThreads, 2)
       wait_for_previous();
       waited = true;
     }
+    // The queries are asked for before this step's keys and values, whose page has to be looked up first.
+    constexpr int kPieces = kPairs * WarpRing::kLanes / kThreads;
+    uint4 pieces[kPieces];
+#pragma unroll
+    for (int j = 0; j < kPieces; ++j) {
+      const int i = static_cast<int>(threadIdx.x) + j * kThreads, m = i / WarpRing::kLanes,
+                dim = i % WarpRing::kLanes * 8, row = shape.row_of(m);
+      pieces[j] = make_uint4(0, 0, 0, 0);
+      if (m >= pairs || dim >= a.head_dim) continue;
+      const int64_t r = chunk.tile.first + row, head = first_head + m - row * heads;
+      pieces[j] = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
+    }
 #pragma unroll 1
     for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
       const int at = begin + stage * kStride;
@@ -153,15 +174,10 @@ __global__ void __launch_bounds__(kThreads, 2)
       copies.commit();
     }
 
-    for (int i = static_cast<int>(threadIdx.x); i < kPairs * WarpRing::kLanes; i += kThreads) {
-      const int m = i / WarpRing::kLanes, dim = i % WarpRing::kLanes * 8;
-      uint4 piece = make_uint4(0, 0, 0, 0);
-      if (m < pairs && dim < a.head_dim) {
-        const int row = shape.row_of(m);
-        const int64_t r = chunk.tile.first + row, head = first_head + m - row * heads;
-        piece = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
-      }
-      *reinterpret_cast<uint4*>(queries + m * kRow + dim) = piece;
+#pragma unroll
+    for (int j = 0; j < kPieces; ++j) {
+      const int i = static_cast<int>(threadIdx.x) + j * kThreads;
+      *reinterpret_cast<uint4*>(queries + i / WarpRing::kLanes * kRow + i % WarpRing::kLanes * 8) = pieces[j];
     }
     __syncthreads();
 
@@ -239,8 +255,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         mma(o[2 * k + 1], p, make_uint2(v.z, v.w), type);
       }
       __syncwarp();  // before the stage is overwritten
-      const int next = at + kStages<kMaxDim> * kStride;
-      fetch(stage, next, 0, chunk.end);
+      fetch(stage, at + kStages<kMaxDim> * kStride, 0, chunk.end);
       copies.commit();
       stage = stage + 1 == kStages<kMaxDim> ? 0 : stage + 1;
     }
@@ -287,8 +302,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
       const int64_t head = first_head + m - row * heads;
       if (whole) {
+        const float scale_back = 1.0f / l;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) sum[j] /= l;
+        for (int j = 0; j < 4; ++j) sum[j] *= scale_back;
         store4(static_cast<T*>(a.o) +
                    ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
                sum);
@@ -302,50 +318,63 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (whole) continue;
 
     int* const ticket = a.tickets + (static_cast<int64_t>(chunk.tile.first) * a.heads + first_head);
-    if (threadIdx.x == 0) {
-      __threadfence();
-      *arrived = atomicAdd(ticket, 1);
-    }
+    if (threadIdx.x == 0) *arrived = draw_ticket(ticket);
     __syncthreads();
     if (*arrived != chunk.pieces - 1) continue;
-    __threadfence();
     if (threadIdx.x == 0) *ticket = 0;  // as the next attention finds it
-    for (int i = static_cast<int>(threadIdx.x); i < pairs * kQuads; i += kThreads) {
-      const int m = i / kQuads, d = i % kQuads * 4, row = shape.row_of(m);
-      if (d >= a.head_dim) continue;
-      const int64_t head = first_head + m - row * heads;
-      float top = -INFINITY, l = 0, sum[4] = {0, 0, 0, 0};
-      constexpr int kTogether = kMaxDim > 128 ? 4 : 8;  // pieces in flight
+    // A warp merges one pair at a time, four neighbouring dimensions a lane; lane p has piece p's weight.
+    constexpr int kTogether = 8;  // pieces in flight
 #pragma unroll 1
-      for (int base = 0; base < chunk.pieces; base += kTogether) {
-        float2 ml[kTogether];
-        float4 v[kTogether];
+    for (int i = warp; i < pairs * (kMaxDim > 128 ? 2 : 1); i += kWarps) {
+      const int m = i % pairs, d = i / pairs * 128 + lane * 4, row = shape.row_of(m);
+      const int64_t head = first_head + m - row * heads, at = partial_at(row, 0, head);
+      const bool wanted = d < a.head_dim;
+      const float* const mls = a.partial_ml + at * 2;
+      const float* from = a.partial_o + at * a.head_dim + (wanted ? d : 0);
+      const int64_t next = static_cast<int64_t>(a.heads) * a.head_dim;  // from a piece to the one behind it
+      float top = -INFINITY, l = 0, sum[4] = {0, 0, 0, 0};
+#pragma unroll 1
+      for (int base = 0; base < chunk.pieces; base += 32) {
+        const int there = chunk.pieces - base < 32 ? chunk.pieces - base : 32;
+        float2 ml = make_float2(-INFINITY, 0);
+        if (lane < there) ml = __ldcg(reinterpret_cast<const float2*>(mls) + (base + lane) * a.heads);
+        float weight = 0;
+#pragma unroll 1
+        for (int first = 0; first < there; first += kTogether) {
+          float4 v[kTogether];
 #pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          ml[k] = make_float2(-INFINITY, 0);
-          v[k] = make_float4(0, 0, 0, 0);
-          if (base + k >= chunk.pieces) continue;
-          const int64_t at = partial_at(row, base + k, head);
-          ml[k] = __ldcg(reinterpret_cast<const float2*>(a.partial_ml + at * 2));
-          v[k] = __ldcg(reinterpret_cast<const float4*>(a.partial_o + at * a.head_dim + d));
-        }
+          for (int k = 0; k < kTogether; ++k) {
+            // In place of a piece that is not there the last one is read again; its weight is 0.
+            v[k] = __ldcg(reinterpret_cast<const float4*>(from));
+            if (first + k + 1 < there) from += next;
+          }
+          if (first + kTogether >= there) from += next;
+          if (first == 0) {
+            const float higher = fmaxf(top, warp_reduce(ml.x, [](float x, float y) { return fmaxf(x, y); }));
+            const float keep = exp2f(top - reference(higher));
+            weight = exp2f(ml.x - reference(higher));
+            top = higher;
+            l = l * keep + weight * ml.y;
 #pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          const float higher = fmaxf(top, ml[k].x), mine = exp2f(top - reference(higher)),
-                      theirs = exp2f(ml[k].x - reference(higher));
-          top = higher;
-          l = l * mine + ml[k].y * theirs;
-          sum[0] = sum[0] * mine + v[k].x * theirs;
-          sum[1] = sum[1] * mine + v[k].y * theirs;
-          sum[2] = sum[2] * mine + v[k].z * theirs;
-          sum[3] = sum[3] * mine + v[k].w * theirs;
+            for (int j = 0; j < 4; ++j) sum[j] *= keep;
+          }
+#pragma unroll
+          for (int k = 0; k < kTogether; ++k) {
+            const float w = __shfl_sync(kFullWarp, weight, first + k);
+            sum[0] += w * v[k].x;
+            sum[1] += w * v[k].y;
+            sum[2] += w * v[k].z;
+            sum[3] += w * v[k].w;
+          }
         }
       }
+      const float scale_back = 1.0f / warp_reduce(l, Add());
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sum[j] /= l;
-      store4(static_cast<T*>(a.o) +
-                 ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
-             sum);
+      for (int j = 0; j < 4; ++j) sum[j] *= scale_back;
+      if (wanted)
+        store4(static_cast<T*>(a.o) +
+                   ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
+               sum);
     }
   }
   if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is

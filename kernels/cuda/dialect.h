@@ -120,6 +120,16 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
+// Adds 1 to the word and returns what it held. What the block's threads wrote before a barrier and this call
+// is seen, after a barrier, by the threads of a block that drew later. One thread.
+__device__ __forceinline__ int draw_ticket([[maybe_unused]] int* ticket) {
+  int before = 0;
+#if defined(__CUDA_ARCH__)
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(ticket) : "memory");
+#endif
+  return before;
+}
+
 // Words in host memory that kernels and the host's threads both see. What was written before the store, and
 // by others before a __threadfence_system() and a barrier, is seen by who reads its value.
 __device__ __forceinline__ void store_for_host([[maybe_unused]] uint32_t* word,
@@ -191,8 +201,9 @@ __device__ __forceinline__ void prepare_landings_done() {
 }
 
 // One thread: starts the copy of `bytes`, which with both addresses is a multiple of 16, for the landing's
-// next use. What other threads read of `shared` before must be ordered before this call by a barrier. The
-// bytes are not expected to be read again soon: they are the first to leave the L2.
+// next use. What other threads read of `shared` before must be ordered before this call by a barrier; what
+// was written there before, other than by such copies, is not ordered before it. The bytes are not expected
+// to be read again soon: they are the first to leave the L2.
 __device__ __forceinline__ void copy_bulk([[maybe_unused]] void* shared, [[maybe_unused]] const void* global,
                                           [[maybe_unused]] uint32_t bytes,
                                           [[maybe_unused]] Landing* landing) {
@@ -201,7 +212,6 @@ __device__ __forceinline__ void copy_bulk([[maybe_unused]] void* shared, [[maybe
              at = static_cast<uint32_t>(__cvta_generic_to_shared(landing));
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "

@@ -21,8 +21,11 @@ constexpr int kWarps = 8;
 // A block per multiprocessor, of 256 threads; a warp takes heads of rows in turn, head_dim / 8 of its lanes 4
 // pairs each. Angles reach 131072 rad, so sine and cosine are the accurate ones; the angle itself is an fp32
 // product, as it is in the models' training code.
+// What it needs of other kernels of the step is q, k and v alone: `waited` is whether they are known to be
+// there.
 template <class T>
-__device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const int64_t r, const int head) {
+__device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const int64_t r, const int head,
+                                                 bool& waited) {
   const int lane = static_cast<int>(threadIdx.x) % 32, half = a.head_dim / 2, i = lane * 4;
   const bool active = i < half;
   const bool is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
@@ -30,6 +33,25 @@ __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const 
   const Row row = a.rows[r];
   if (!is_q && row.slot == 0)
     return;  // padding: nobody reads the scrap page, and all padding rows would write one place of it
+
+  const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
+  T* out =
+      is_q ? static_cast<T*>(a.q) + (r * a.heads + head) * D
+           : static_cast<T*>(is_v ? a.v_pages : a.k_pages) + page_place(a.map, row, kv_head, a.kv_heads) * D;
+  const T* norm = static_cast<const T*>(is_v ? nullptr : is_q ? a.q_norm : a.k_norm);
+  Angle angles[4];
+  float low_weight[4] = {0, 0, 0, 0}, high_weight[4] = {0, 0, 0, 0};
+  if (active && !is_v) {
+    const RowRope rope = row_rope(a.rope, row, a.slots, a.head_dim);
+#pragma unroll 1
+    for (int j = 0; j < 4; ++j) angles[j] = angle(rope, row.position, i + j, a.head_dim);
+  }
+  if (active && norm) {
+    load4(norm + i, low_weight);
+    load4(norm + half + i, high_weight);
+  }
+  if (!waited) wait_for_previous();
+  waited = true;
 
   float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
   if (active) {
@@ -46,8 +68,6 @@ __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const 
       for (int j = 0; j < 4; ++j) high[j] += b[j];
     }
   }
-
-  const T* norm = static_cast<const T*>(is_v ? nullptr : is_q ? a.q_norm : a.k_norm);
   if (norm) {  // the same for all lanes
     float sum = 0;
 #pragma unroll
@@ -55,29 +75,14 @@ __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const 
     sum = warp_reduce(sum, Add());
     const float factor = 1.0f / sqrtf(sum / static_cast<float>(a.head_dim) + a.eps);
     if (active) {
-      float w[4];
-      load4(norm + i, w);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) low[j] *= factor * w[j];
-      load4(norm + half + i, w);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) high[j] *= factor * w[j];
+      for (int j = 0; j < 4; ++j) low[j] *= factor * low_weight[j], high[j] *= factor * high_weight[j];
     }
   }
   if (!active) return;  // no collective follows
-
   if (!is_v) {
-    const RowRope rope = row_rope(a.rope, row, a.slots, a.head_dim);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) rotate(angle(rope, row.position, i + j, a.head_dim), low[j], high[j]);
-  }
-
-  T* out;
-  if (is_q) {
-    out = static_cast<T*>(a.q) + (r * a.heads + head) * D;
-  } else {
-    const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
-    out = static_cast<T*>(is_v ? a.v_pages : a.k_pages) + page_place(a.map, row, kv_head, a.kv_heads) * D;
+    for (int j = 0; j < 4; ++j) rotate(angles[j], low[j], high[j]);
   }
   store4(out + i, low);
   store4(out + half + i, high);
@@ -86,12 +91,13 @@ __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const 
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) rope_append_kernel(const RopeAppendArgs a) {
   let_next_start();
-  wait_for_previous();
   const int heads = a.heads + 2 * a.kv_heads;
+  bool waited = false;
   for (int task =
            static_cast<int>(threadIdx.x) / 32 * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
        task < a.rows_in_step * heads; task += kWarps * static_cast<int>(gridDim.x))
-    rope_append_head<T>(a, task / heads, task % heads);
+    rope_append_head<T>(a, task / heads, task % heads, waited);
+  if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is
 }
 
 }  // namespace

@@ -52,7 +52,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4,
             t = lane % 4;  // of a product's result, the lane has rows g and g + 8, columns 2 t and 2 t + 1
-  const Units whole(a, !kPhased);
+  const StreamOutput output = kPhased ? without_rope(a.output) : a.output;
+  const Units whole(a, output);
   const bool rope = whole.rope, pairs = whole.pairs, norm = !kPhased && a.input == StreamInput::norm;
   const int tile_shift = pairs ? 2 : 3, per_tile = 1 << tile_shift;
 
@@ -71,8 +72,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
   float* const partial =
       reinterpret_cast<float*>(activations + (phases > 1 ? 2 : 1) * buffer);  // [kWarps + tiles, rows, kTile]
   float* const factors = partial + (kWarps + tiles) * a.rows * kTile;         // [rows]
-  Angle* const laid_by = reinterpret_cast<Angle*>(factors + a.rows + a.rows % 2);  // [kThreads]
-  float* const squares = reinterpret_cast<float*>(laid_by + kThreads);             // [rows, K / 128]
+  Early<T>* const laid_by = reinterpret_cast<Early<T>*>(factors + a.rows + a.rows % 2);  // [kThreads]
+  float* const squares = reinterpret_cast<float*>(laid_by + kThreads);                   // [rows, K / 128]
 
   // The loading end of the ring. A lane copies 16 bytes of rows lane / 16 + 0, 2, 4, 6 of an item. Piece p of
   // row r lies at place p ^ r, so that eight rows' pieces lie in different banks.
@@ -132,18 +133,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
   const auto output_exists = [&](int i) {
     return output_tile(i) < tiles && output_row(i) < a.rows && i % per_tile < units.count(output_tile(i));
   };
-  // What a thread's first output needs besides its sum is fetched early and laid by.
+  // What a thread's first output needs besides its sum is fetched early.
   const auto output_unit = [&](int i) { return first + units.begin(output_tile(i)) + i % per_tile; };
-  const auto output_angle = [&](int i) { return unit_angle(a, whole, output_row(i), output_unit(i)); };
+  const auto output_rope = [&](int i) { return early_rope<T>(a, whole, output_row(i), output_unit(i)); };
   const int own = static_cast<int>(threadIdx.x);
   const bool writes = !kPhased && output_exists(own);
-  if (rope && writes) laid_by[own] = output_angle(own);
+  if (rope && writes) laid_by[own] = output_rope(own);
   wait_for_previous();
-  const auto lies_at = [&](int i) {
-    const int64_t at = static_cast<int64_t>(output_row(i)) * a.units + output_unit(i);
-    return Angle{__ldcg(static_cast<const float*>(a.out) + at), 0};
-  };
-  if (a.output == StreamOutput::add_f32 && writes) laid_by[own] = lies_at(own);
+  const auto output_before = [&](int i) { return lies_at(a, output_row(i), output_unit(i)); };
+  if (a.output == StreamOutput::add_f32 && writes) laid_by[own].before = output_before(own);
 
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < a.rows * pieces; i += kThreads) {
@@ -265,14 +263,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
       sum *= factors[r];
       up *= factors[r];
     }
-    Angle laid{0, 0};
-    if (!kPhased && i < kThreads)
-      laid = laid_by[i];
-    else if (rope)
-      laid = output_angle(i);
-    else if (a.output == StreamOutput::add_f32)
-      laid = lies_at(i);
-    write_output<T>(a, whole, r, output_unit(i), sum, up, laid);
+    Early<T> early{};
+    if (!kPhased && i < kThreads) {
+      early = laid_by[i];
+    } else {
+      if (rope) early = output_rope(i);
+      if (a.output == StreamOutput::add_f32) early.before = output_before(i);
+    }
+    write_output<T>(a, output, whole, r, output_unit(i), sum, up, early);
   }
 }
 
@@ -282,7 +280,7 @@ size_t shared_bytes(const StreamGemmArgs& a, int grid) {
   const int buffer = a.rows * (a.phase_columns + kPadding);
   return static_cast<size_t>(kWarps * kDepth * kStageBytes + (a.phases > 1 ? 2 : 1) * buffer * 2 +
                              (kWarps + tiles) * a.rows * kTile * 4 + (a.rows + a.rows % 2) * 4 +
-                             kThreads * static_cast<int>(sizeof(Angle)) +
+                             kThreads * static_cast<int>(sizeof(Early<__half>)) +
                              (a.input == StreamInput::norm ? a.rows * (a.K / 128) * 4 : 0));
 }
 

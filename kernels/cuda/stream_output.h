@@ -26,63 +26,83 @@ struct Deal {
   __device__ __forceinline__ int count(int part) const { return each + (part < more ? 1 : 0); }
 };
 
+// The output as an instance sees it that is not used for rope_append: its code is left out.
+__device__ __forceinline__ StreamOutput without_rope(StreamOutput output) {
+  return output == StreamOutput::rope_append ? StreamOutput::store : output;
+}
+
 // A unit is a row of W, or a pair of rows: a gate and an up row, or the two elements that a rotation mixes.
 struct Units {
   bool rope;
   bool pairs;
   int half;  // rows from a pair's first to its second
 
-  __device__ __forceinline__ Units(const StreamGemmArgs& a, bool may_rope)
-      : rope(may_rope && a.output == StreamOutput::rope_append),
-        pairs(rope || a.output == StreamOutput::silu_mul),
+  __device__ __forceinline__ Units(const StreamGemmArgs& a, StreamOutput output)
+      : rope(output == StreamOutput::rope_append),
+        pairs(rope || output == StreamOutput::silu_mul),
         half(rope ? a.rope.head_dim / 2 : a.units) {}
 
   __device__ __forceinline__ int first_row(int unit) const { return rope ? unit + unit / half * half : unit; }
 };
 
-// The angle that a unit of a rotation turns by in row r of the step; none for v.
-__device__ __forceinline__ Angle unit_angle(const StreamGemmArgs& a, const Units& units, int r, int unit) {
-  if (unit / units.half >= a.rope.heads + a.rope.kv_heads) return {1.0f, 0.0f};
-  const Row row = a.rope.rows[r];
-  return angle(row_rope(a.rope.rope, row, a.rope.slots, a.rope.head_dim), row.position, unit % units.half,
-               a.rope.head_dim);
+// What an output needs besides its sums, fetched while the weights are on their way.
+template <class T>
+struct Early {
+  union {
+    Angle angle;   // rope_append: that the unit turns by; none for v
+    float before;  // add_f32: what is added to
+  };
+  T* place;  // rope_append: of the head that the unit is in; null: nobody reads it
+};
+
+// The early part of row r's output that no kernel of this step writes: rope_append's.
+template <class T>
+__device__ __forceinline__ Early<T> early_rope(const StreamGemmArgs& a, const Units& units, int r, int unit) {
+  Early<T> early{{Angle{1.0f, 0.0f}}, nullptr};
+  const RopeAppendArgs& rope = a.rope;
+  const Row row = rope.rows[r];
+  const int head = unit / units.half;
+  if (head < rope.heads + rope.kv_heads)
+    early.angle = angle(row_rope(rope.rope, row, rope.slots, rope.head_dim), row.position, unit % units.half,
+                        rope.head_dim);
+  if (head < rope.heads)
+    early.place = static_cast<T*>(rope.q) + (static_cast<int64_t>(r) * rope.heads + head) * rope.head_dim;
+  else if (row.slot != 0)  // all rows of padding have one place in the scrap page
+    early.place =
+        static_cast<T*>(head < rope.heads + rope.kv_heads ? rope.k_pages : rope.v_pages) +
+        page_place(rope.map, row, (head - rope.heads) % rope.kv_heads, rope.kv_heads) * rope.head_dim;
+  return early;
 }
 
-// Writes row r's output of a unit, whose sums are `sum` and, of a pair's second row, `up`. `laid_by`: the
-// unit's angle; or, as its cosine, what lies at an output that is to be added to.
+// The part that the kernel before may have written: add_f32's.
+__device__ __forceinline__ float lies_at(const StreamGemmArgs& a, int r, int unit) {
+  return __ldcg(static_cast<const float*>(a.out) + static_cast<int64_t>(r) * a.units + unit);
+}
+
+// Writes row r's output of a unit, whose sums are `sum` and, of a pair's second row, `up`.
 template <class T>
-__device__ __forceinline__ void write_output(const StreamGemmArgs& a, const Units& units, int r, int unit,
-                                             float sum, float up, Angle laid_by) {
+__device__ __forceinline__ void write_output(const StreamGemmArgs& a, StreamOutput output, const Units& units,
+                                             int r, int unit, float sum, float up, const Early<T>& early) {
   const int64_t at = static_cast<int64_t>(r) * a.units + unit;
   if (a.bias) {
     const T* const bias = static_cast<const T*>(a.bias) + units.first_row(unit);
     sum += static_cast<float>(bias[0]);
     if (units.pairs) up += static_cast<float>(bias[units.half]);
   }
-  switch (a.output) {
+  switch (output) {
     case StreamOutput::store: static_cast<T*>(a.out)[at] = static_cast<T>(sum); break;
     case StreamOutput::store_f32: static_cast<float*>(a.out)[at] = sum; break;
-    case StreamOutput::add_f32: static_cast<float*>(a.out)[at] = laid_by.cosine + sum; break;
+    case StreamOutput::add_f32: static_cast<float*>(a.out)[at] = early.before + sum; break;
     case StreamOutput::silu_mul:
-      static_cast<T*>(a.out)[at] = static_cast<T>(sum / (1.0f + expf(-sum)) * up);
+      // A division and an exponential of some units in the last place of fp32: T has 16 bits fewer.
+      static_cast<T*>(a.out)[at] = static_cast<T>(__fdividef(sum, 1.0f + __expf(-sum)) * up);
       break;
-    case StreamOutput::rope_append: {
-      if (!units.rope) break;
-      rotate(laid_by, sum, up);
-      const Row token = a.rope.rows[r];
-      const int head = unit / units.half, kv_head = (head - a.rope.heads) % a.rope.kv_heads;
-      T* place =
-          static_cast<T*>(a.rope.q) + (static_cast<int64_t>(r) * a.rope.heads + head) * a.rope.head_dim;
-      if (head >= a.rope.heads) {
-        if (token.slot == 0)
-          break;  // padding: nobody reads the scrap page, and all such rows have one place there
-        place = static_cast<T*>(head < a.rope.heads + a.rope.kv_heads ? a.rope.k_pages : a.rope.v_pages) +
-                page_place(a.rope.map, token, kv_head, a.rope.kv_heads) * a.rope.head_dim;
-      }
-      place[unit % units.half] = static_cast<T>(sum);
-      place[unit % units.half + units.half] = static_cast<T>(up);
+    case StreamOutput::rope_append:
+      if (!early.place) break;
+      rotate(early.angle, sum, up);
+      early.place[unit % units.half] = static_cast<T>(sum);
+      early.place[unit % units.half + units.half] = static_cast<T>(up);
       break;
-    }
   }
 }
 

@@ -10,9 +10,9 @@ namespace {
 
 constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
+constexpr int kDepth = 2;     // chunks in flight per warp
 constexpr int kChunk = 1024;  // columns of a bulk copy; a row's last one may have fewer
 constexpr int kSlab = 256;    // columns that two products take
-constexpr int kDepth = 2;     // chunks in flight per warp
 
 // Blocks whose registers must fit on a multiprocessor together: kernels overlap from Hopper on.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
@@ -37,12 +37,19 @@ constexpr int kBlocksTogether = 2;
 //
 // norm: RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): what depends on the whole row comes
 // last.
-template <class T>
+//
+// Each instruction that a multiprocessor has not run lately costs some 10 ns, more than most loads here. So
+// all outputs share one instance, whose code is still there from the product before; rope_append's is too
+// long for that (kRope).
+template <class T, bool kRope>
 __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(const StreamGemmArgs a) {
   RONDO_DYN_SHARED(unsigned char, shared);
   let_next_start();
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const Units units(a, true);
+  // By a shuffle, so that the compiler knows it to be the same for the whole warp.
+  const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 32, 0),
+            lane = static_cast<int>(threadIdx.x) % 32;
+  const StreamOutput output = kRope ? StreamOutput::rope_append : without_rope(a.output);
+  const Units units(a, output);
   const bool norm = a.input == StreamInput::norm;
 
   const Deal blocks{a.units / static_cast<int>(gridDim.x), a.units % static_cast<int>(gridDim.x)};
@@ -58,6 +65,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
 
   // The loading end of the ring. Rows of W in turn: all first ones of the block's pairs, then all second
   // ones.
+  const int rows_on = kWarps / per_row, columns_on = kWarps % per_row;  // from a warp's chunk to its next
   int load_chunk = warp, load_row = warp / per_row, load_column = warp % per_row;
   const auto fetch = [&](int stage) {
     if (load_chunk >= chunks) return;
@@ -70,46 +78,58 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
                 static_cast<uint32_t>(columns * static_cast<int>(sizeof(T))), landings + stage);
     }
     load_chunk += kWarps;
-    for (load_column += kWarps; load_column >= per_row; load_column -= per_row) ++load_row;
+    load_row += rows_on;
+    load_column += columns_on;
+    if (load_column >= per_row) load_column -= per_row, ++load_row;
   };
   if (lane == 0) {
     for (int stage = 0; stage < kDepth; ++stage) prepare_landing(landings + stage);
     prepare_landings_done();
   }
   __syncwarp();
-#pragma unroll
+#pragma unroll 1
   for (int stage = 0; stage < kDepth; ++stage) fetch(stage);
 
-  // What a thread's first output needs besides its sum is fetched early: angles and norm weights are there
-  // already.
+  // What a thread's first output needs besides its sum is fetched early: what no kernel of this step writes
+  // is there already.
   const int own = static_cast<int>(threadIdx.x);
-  Angle laid_by{0, 0};
-  if (units.rope && own < count) laid_by = unit_angle(a, units, 0, first + own);
+  Early<T> early{};
+  if (units.rope && own < count) early = early_rope<T>(a, units, 0, first + own);
   Raw8<T> weight = zero_raw8<T>();
   if (norm && own < a.K / 8) weight = load_raw8(static_cast<const T*>(a.norm_weight) + own * 8);
   wait_for_previous();
-  const auto lies_at = [&](int unit) { return Angle{__ldcg(static_cast<const float*>(a.out) + unit), 0}; };
-  if (a.output == StreamOutput::add_f32 && own < count) laid_by = lies_at(first + own);
+  if (output == StreamOutput::add_f32 && own < count) early.before = lies_at(a, 0, first + own);
 
   float square = 0;
-  const int64_t source = static_cast<int64_t>(norm && a.gather ? a.gather[0] : 0) * a.K;
+  if (norm) {
+    const float* const x =
+        static_cast<const float*>(a.in) + static_cast<int64_t>(a.gather ? a.gather[0] : 0) * a.K;
 #pragma unroll 1
-  for (int i = own; i < a.K / 8; i += kThreads) {
-    uint4* const to = reinterpret_cast<uint4*>(activations) + i;
-    if (!norm) {
-      *to = load_fresh(static_cast<const T*>(a.in) + i * 8);
-      continue;
-    }
-    float v[8], w[8];
-    load8_fresh(static_cast<const float*>(a.in) + source + i * 8, v);
-    if (i != own) weight = load_raw8(static_cast<const T*>(a.norm_weight) + i * 8);
-    widen8<T>(weight, w);
+    for (int i = own; i < a.K / 8; i += kThreads) {
+      float v[8], w[8];
+      load8_fresh(x + i * 8, v);
+      if (i != own) weight = load_raw8(static_cast<const T*>(a.norm_weight) + i * 8);
+      widen8<T>(weight, w);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      square += v[j] * v[j];
-      v[j] *= w[j];
+      for (int j = 0; j < 8; ++j) {
+        square += v[j] * v[j];
+        v[j] *= w[j];
+      }
+      reinterpret_cast<uint4*>(activations)[i] = narrow8<T>(v);
     }
-    *to = narrow8<T>(v);
+  } else {
+    constexpr int kTogether = 4;  // loads in flight
+    const uint4* const x = static_cast<const uint4*>(a.in);
+#pragma unroll 1
+    for (int base = own; base < a.K / 8; base += kTogether * kThreads) {
+      uint4 v[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j)
+        if (const int i = base + j * kThreads; i < a.K / 8) v[j] = load_fresh(x + i);
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j)
+        if (const int i = base + j * kThreads; i < a.K / 8) reinterpret_cast<uint4*>(activations)[i] = v[j];
+    }
   }
   if (norm) {
     square = warp_reduce(square, Add());
@@ -118,6 +138,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   __syncthreads();
 
   // Lane (g, t) has columns 8 t to 8 t + 7 of part g: k may be dealt out in any way that both sides share.
+  float factor = 1;
   int stage = 0, parity = 0, column = warp % per_row;
 #pragma unroll 1
   for (int chunk = warp; chunk < chunks; chunk += kWarps) {
@@ -132,6 +153,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     __syncwarp();  // before the stage is overwritten
     fetch(stage);
     if (++stage == kDepth) stage = 0, parity ^= 1;
+    if (norm && chunk == warp) {  // while weights are on their way; a warp without a chunk writes no output
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < kWarps; ++i) sum += squares[i];
+      factor = rsqrtf(sum / static_cast<float>(a.K) + a.eps);
+    }
     float sum[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
 #pragma unroll
     for (int i = 0; i < kChunk / kSlab; ++i) {
@@ -147,34 +174,32 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     v += __shfl_xor_sync(kFullWarp, v, 9);
     v += __shfl_xor_sync(kFullWarp, v, 18);
     if (lane == 0) partial[chunk] = v;
-    for (column += kWarps; column >= per_row;) column -= per_row;
+    column += columns_on;
+    if (column >= per_row) column -= per_row;
   }
   __syncthreads();
 
-  float factor = 1;
-  if (norm) {
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += squares[w];
-    factor = rsqrtf(sum / static_cast<float>(a.K) + a.eps);
-  }
 #pragma unroll 1
   for (int i = own; i < count; i += kThreads) {
-    const float* const sums = partial + i * per_row;
-    float sum = 0, up = 0;
-    for (int c = 0; c < per_row; ++c) sum += sums[c];
-    if (units.pairs)
-      for (int c = 0; c < per_row; ++c) up += sums[count * per_row + c];
+    // Loads of a few sums at a time: one after the other they would take longer than all else here.
+    const auto sum_of = [&](const float* sums) {
+      float sum = 0;
+#pragma unroll 4
+      for (int c = 0; c < per_row; ++c) sum += sums[c];
+      return sum * factor;
+    };
+    const float sum = sum_of(partial + i * per_row),
+                up = units.pairs ? sum_of(partial + (count + i) * per_row) : 0.0f;
     const int unit = first + i;
-    if (i != own && units.rope) laid_by = unit_angle(a, units, 0, unit);
-    if (i != own && a.output == StreamOutput::add_f32) laid_by = lies_at(unit);
-    write_output<T>(a, units, 0, unit, sum * factor, up * factor, laid_by);
+    if (i != own && units.rope) early = early_rope<T>(a, units, 0, unit);
+    if (i != own && output == StreamOutput::add_f32) early.before = lies_at(a, 0, unit);
+    write_output<T>(a, output, units, 0, unit, sum, up, early);
   }
 }
 
 size_t shared_bytes(const StreamGemmArgs& a, int grid) {
   const int rows_of_w = (a.units + grid - 1) / grid * (a.units == a.N ? 1 : 2);
-  return static_cast<size_t>(kWarps * kDepth * kChunk * 2 + a.K * 2 + kWarps * kDepth * 8 + kWarps * 4 +
+  return static_cast<size_t>(kWarps * kDepth * (kChunk * 2 + 8) + a.K * 2 + kWarps * 4 +
                              rows_of_w * ((a.K + kChunk - 1) / kChunk) * 4);
 }
 
@@ -192,10 +217,14 @@ void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue) {
   const auto run = [&](auto kernel) {
     launch_spread(queue, kernel, dim3(kThreads), shared_bytes(args, queue.multiprocessors), args);
   };
+  const auto pick = [&]<class T>(T*) {
+    args.output == StreamOutput::rope_append ? run(stream_row_kernel<T, true>)
+                                             : run(stream_row_kernel<T, false>);
+  };
   if (dtype == DType::bf16)
-    run(stream_row_kernel<__nv_bfloat16>);
+    pick(static_cast<__nv_bfloat16*>(nullptr));
   else
-    run(stream_row_kernel<__half>);
+    pick(static_cast<__half*>(nullptr));
 }
 
 }  // namespace rondo::cuda

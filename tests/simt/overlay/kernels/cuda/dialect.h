@@ -97,6 +97,13 @@ void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared
 inline void let_next_start() {}
 inline void wait_for_previous() {}
 
+inline int draw_ticket(int* ticket) {
+  __threadfence();
+  const int before = atomicAdd(ticket, 1);
+  __threadfence();
+  return before;
+}
+
 // Words in host memory that kernels and the host's threads both see.
 inline void store_for_host(uint32_t* word, uint32_t value) {
   std::atomic_ref<uint32_t>(*word).store(value, std::memory_order_release);
