@@ -81,4 +81,14 @@ void release(cudaError_t status) {
   if (status != cudaSuccess) cudaGetLastError();
 }
 
+int exchange_capture_mode(cudaStreamCaptureMode mode) {
+  check(cudaThreadExchangeStreamCaptureMode(&mode), "cudaThreadExchangeStreamCaptureMode");
+  return mode;
+}
+
+void restore_capture_mode(int found) {
+  auto mode = static_cast<cudaStreamCaptureMode>(found);
+  release(cudaThreadExchangeStreamCaptureMode(&mode));
+}
+
 }  // namespace rondo::cuda

@@ -19,4 +19,9 @@ void check(cudaError_t status, const char* what);
 // must it be found by somebody else's call.
 void release(cudaError_t status);
 
+// How the calling thread minds captures that are under way (cudaThreadExchangeStreamCaptureMode): sets it,
+// and returns what it was, for restore_capture_mode(), which throws nothing.
+int exchange_capture_mode(cudaStreamCaptureMode mode);
+void restore_capture_mode(int found);
+
 }  // namespace rondo::cuda

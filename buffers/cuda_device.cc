@@ -118,7 +118,7 @@ class CudaDeviceImpl : public CudaDevice {
  public:
   CudaDeviceImpl(int ordinal, const std::string& name)
       : ordinal_(ordinal), description_(name + " (cuda:" + std::to_string(ordinal) + ")"), owner_(getpid()) {
-    activate();
+    const DeviceUse use(*this);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
   ~CudaDeviceImpl() override { release(cudaStreamDestroy(stream_)); }
@@ -145,9 +145,16 @@ class CudaDeviceImpl : public CudaDevice {
     return free;
   }
 
-  void activate() override {
+  // The thread may be capturing a stream of the caller's, or another thread may in Global mode: what CUDA
+  // then takes for unsafe (allocations, waits) would fail here and spoil that capture, though it has nothing
+  // to do with this device's stream. A thread in Relaxed mode is not held to it.
+  int enter() override {
     refuse_forked_child(owner_);
     check(cudaSetDevice(ordinal_), "cudaSetDevice");
+    return cuda::exchange_capture_mode(cudaStreamCaptureModeRelaxed);
+  }
+  void leave(int found) override {
+    if (getpid() == owner_) cuda::restore_capture_mode(found);
   }
 
   std::unique_ptr<Block> allocate(uint64_t bytes, const std::string& what) override {

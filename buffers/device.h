@@ -42,9 +42,10 @@ struct DeviceState {
   std::string slowed;  // why the clocks are held down now: "power cap"; empty: they are not
 };
 
-// Calls are made by one thread at a time; any thread will do after activate(). Copies are enqueued: the host
-// side of a copy must be pinned memory that stays untouched until an event behind it, or synchronize(), has
-// been waited for. Every call throws Error: OutOfMemory, DeviceLost, or Misuse in a forked child.
+// Calls are made by one thread at a time, any thread that is between enter() and leave(): DeviceUse. Copies
+// are enqueued: the host side of a copy must be pinned memory that stays untouched until an event behind it,
+// or synchronize(), has been waited for. Every call throws Error: OutOfMemory, DeviceLost, or Misuse in a
+// forked child.
 class Device {
  public:
   virtual ~Device() = default;
@@ -53,7 +54,10 @@ class Device {
   virtual std::string platform() = 0;           // "driver 580.159.04, CUDA 13.0", a CPU's model
   virtual DeviceState state() = 0;
   virtual uint64_t free_bytes() const = 0;  // what allocate() may hope for
-  virtual void activate() = 0;              // makes the calling thread fit to use the device
+  // Makes the calling thread fit to use the device; leave() is given what enter() found in the thread, and
+  // puts it back.
+  virtual int enter() = 0;
+  virtual void leave(int found) = 0;
   virtual std::unique_ptr<Block> allocate(uint64_t bytes, const std::string& what) = 0;  // uninitialised
   virtual std::unique_ptr<Block> allocate_pinned(uint64_t bytes, const std::string& what) = 0;  // host memory
   virtual std::unique_ptr<Event> make_event() = 0;
@@ -66,6 +70,20 @@ class Device {
   // A named range on the calling thread in a profiler's timeline, where the backend has a profiler.
   virtual void begin_range(const char* name) { static_cast<void>(name); }
   virtual void end_range() {}
+};
+
+// The calling thread's use of a device, for as long as it lives: it ends in the thread that it began in, and
+// other uses may begin and end within.
+class DeviceUse {
+ public:
+  explicit DeviceUse(Device& device) : device_(device), found_(device.enter()) {}
+  ~DeviceUse() { device_.leave(found_); }
+  DeviceUse(const DeviceUse&) = delete;  // ends once
+  DeviceUse& operator=(const DeviceUse&) = delete;
+
+ private:
+  Device& device_;
+  int found_;
 };
 
 // A named range for as long as it lives.

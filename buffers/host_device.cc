@@ -58,7 +58,8 @@ class HostDevice : public Device {
     return pages > 0 && size > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(size) : 0;
   }
 
-  void activate() override {}
+  int enter() override { return 0; }
+  void leave(int) override {}
 
   std::unique_ptr<Block> allocate(uint64_t bytes, const std::string& what) override {
     if (bytes == 0) return std::make_unique<MappedBlock>(nullptr, 0);

@@ -78,6 +78,19 @@ class Loop {
   cudaGraph_t body_ = nullptr;
 };
 
+// While it lives the thread is refused what a capture of its own must not hold, although CudaDevice::enter()
+// lets it do what others' captures mind.
+class Strict {
+ public:
+  Strict() : found_(cuda::exchange_capture_mode(cudaStreamCaptureModeThreadLocal)) {}
+  ~Strict() { cuda::restore_capture_mode(found_); }
+  Strict(const Strict&) = delete;  // ends once
+  Strict& operator=(const Strict&) = delete;
+
+ private:
+  int found_;
+};
+
 // A capture that is open from construction to end(), or to the end of the scope: whatever happens, the stream
 // is usable again.
 class Capture {
@@ -120,6 +133,7 @@ class Capture {
   }
 
  private:
+  const Strict strict_;
   cudaStream_t stream_;
   Loop* into_ = nullptr;
   bool open_ = false;
@@ -161,9 +175,11 @@ class CudaRecorder : public Recorder {
     refuse_within_another();
     Stopwatch watch;
     Loop loop;
-    Capture open(device_.stream(), loop);
-    body(loop.condition());
-    open.end();
+    {
+      Capture open(device_.stream(), loop);
+      body(loop.condition());
+      open.end();
+    }
     const double capture_ms = watch.lap();
     return instantiate(loop.graph(), loop.body(), capture_ms, cost);
   }

@@ -31,9 +31,10 @@ EngineCore::Turn::Turn(EngineCore& core) : core_(core) {
         "the engine is in use by another call; one thread at a time may use it, add() and cancel() apart");
   try {
     core.inbox_.refuse_lost();
-    core.guarded([&] { core.backend_.device->activate(); });
+    core.guarded([&] { use_.emplace(*core.backend_.device); });
     core.inbox_.take(*core.scheduler_);
   } catch (...) {
+    use_.reset();
     core.in_use_.clear(std::memory_order_release);
     throw;
   }
@@ -41,6 +42,7 @@ EngineCore::Turn::Turn(EngineCore& core) : core_(core) {
 
 EngineCore::Turn::~Turn() {
   core_.inbox_.set_busy(core_.scheduler_->busy());
+  use_.reset();  // the engine may be gone once another thread may use it
   core_.in_use_.clear(std::memory_order_release);
 }
 
@@ -96,6 +98,7 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
   // All that can be wrong with the numbers is found before a device is touched.
   make_dims(config_, dtype, options, options.device == DeviceKind::Cuda);
   backend_ = make_backend(options);
+  use_.emplace(*backend_.device);
   if (options.graph == GraphMode::Require && !backend_.make_recorder)
     throw Error(ErrorKind::InvalidArgument, "graph require: the cpu backend has no graphs; use auto or off");
   dims_ = make_dims(config_, dtype, options, backend_.name == "cuda");
@@ -155,6 +158,7 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
   launch_ahead_ = options.launch_ahead && replayer_->policy() != ReplayPolicy::Off;
   prepare(options.tune);
   prepare_loops(options.one_launch);
+  use_.reset();
 }
 
 void EngineCore::prepare(bool tuned) {
@@ -181,7 +185,7 @@ void EngineCore::prepare(bool tuned) {
 EngineCore::~EngineCore() {
   if (getpid() != process_) return;  // a forked child has no threads and no device to wait for
   try {
-    backend_.device->activate();
+    use_.emplace(*backend_.device);
     backend_.device->synchronize();  // graphs and memory must not go while the stream uses them
   } catch (const Error&) {           // the device is lost: nothing runs any more
   }

@@ -76,6 +76,7 @@ class EngineCore {
 
    private:
     EngineCore& core_;
+    std::optional<DeviceUse> use_;
   };
 
  private:
@@ -123,6 +124,8 @@ class EngineCore {
   ModelConfig config_;
   StepDims dims_;
   Backend backend_;  // before all that lives on its device
+  // While the engine is made, and while it goes: until all below is gone.
+  std::optional<DeviceUse> use_;
   Weights weights_;
   std::unique_ptr<Arena> pages_;
   std::unique_ptr<Arena> step_;

@@ -288,19 +288,6 @@ TEST_F(CudaEngine, B21_AnotherThreadMayAllocateWhileGraphsAreCaptured) {
   EXPECT_EQ(engine.stats().buckets.size(), 3u);
 }
 
-TEST_F(CudaEngine, B22_TheCallersOwnCaptureIsLeftAlone) {
-  cudaStream_t stream;
-  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
-  Engine engine = Engine::open(config_.path(), options());
-  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), cudaSuccess);
-  const auto tokens = generate(engine, requests());
-  cudaGraph_t graph = nullptr;
-  EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
-  EXPECT_EQ(generate(engine, requests()), tokens);
-}
-
 // Of a device's memory nothing is left when the k-th bucket is to be recorded. Whether a graph still finds
 // room is the driver's to say; that it is told, that nobody's tokens change and that it goes on afterwards is
 // ours.

@@ -531,7 +531,7 @@ TEST_F(CudaTest, AForkedChildIsToldSoAndTheParentGoesOn) {
   const pid_t child = fork();
   if (child == 0) {
     try {
-      device->activate();
+      device->enter();
       _exit(1);
     } catch (const Error& e) {
       _exit(e.kind() == ErrorKind::Misuse ? 0 : 2);
@@ -540,7 +540,7 @@ TEST_F(CudaTest, AForkedChildIsToldSoAndTheParentGoesOn) {
   int status = -1;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
-  device->activate();
+  const DeviceUse use(*device);
   device->synchronize();
 }
 

@@ -329,6 +329,31 @@ TEST_P(EachMode, HarmlessCallsAreAllowed) {
   }
 }
 
+// ---- how the thread minds captures
+
+TEST_F(Capture, AThreadThatMindsItsOwnCapturesLetsOthersBe) {
+  const auto allocate = [] {
+    void* p = nullptr;
+    const cudaError_t e = cudaMalloc(&p, 64);
+    return e ? e : cudaFree(p);
+  };
+  const auto as_thread_local = [&](cudaStream_t) {
+    cudaStreamCaptureMode mode = kThreadLocal;
+    EXPECT_EQ(cudaThreadExchangeStreamCaptureMode(&mode), cudaSuccess);
+    EXPECT_EQ(mode, kGlobal) << "a thread's mode at its start";
+    const cudaError_t e = allocate();
+    EXPECT_EQ(cudaThreadExchangeStreamCaptureMode(&mode), cudaSuccess);
+    EXPECT_EQ(mode, kThreadLocal);
+    return e;
+  };
+  const bool in_another_thread = true;
+  expect_unharmed(in_capture(kGlobal, cudaStreamNonBlocking, in_another_thread, as_thread_local));
+  expect_unharmed(in_capture(kRelaxed, cudaStreamNonBlocking, false, as_thread_local));
+  for (const cudaStreamCaptureMode mode : {kGlobal, kThreadLocal})
+    expect_spoilt(in_capture(mode, cudaStreamNonBlocking, false, as_thread_local),
+                  cudaErrorStreamCaptureUnsupported);
+}
+
 // ---- in one mode
 
 TEST_F(Capture, ACopyThatCannotBeIsRefusedAndSpoilsNothing) {

@@ -10,12 +10,6 @@ namespace fake {
 namespace detail {
 namespace {
 
-// What an unsafe call of this thread minds, set by cudaThreadExchangeStreamCaptureMode.
-cudaStreamCaptureMode& thread_mode() {
-  static thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
-  return mode;
-}
-
 // The pointers among a launch's arguments. In a struct passed by value only addresses of live allocations are
 // told from numbers.
 std::vector<CapturedPointer> pointers_of(const KernelLaunch& launch) {
@@ -53,6 +47,11 @@ void collect_pointers(const Operation& operation, const std::string& node,
 }
 
 }  // namespace
+
+cudaStreamCaptureMode& thread_mode() {
+  static thread_local cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  return mode;
+}
 
 std::string held_by_a_graph(const void* base, size_t bytes) {
   const auto* start = static_cast<const char*>(base);

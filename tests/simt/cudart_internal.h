@@ -168,6 +168,9 @@ cudaError_t drain_all();
 
 // ---- capture
 
+// What an unsafe call of this thread minds, set by cudaThreadExchangeStreamCaptureMode.
+cudaStreamCaptureMode& thread_mode();
+
 // A call that a capture could not see (allocation, synchronisation) is refused while one forbids it, and
 // spoils it.
 cudaError_t forbidden_by_capture();

@@ -252,6 +252,7 @@ void reset() {
   Lock lock(runtime().mutex);
   runtime().restore_defaults();
   detail::last_error() = cudaSuccess;
+  detail::thread_mode() = cudaStreamCaptureModeGlobal;  // a broken device does not let it be put back
 }
 
 Allocation allocation_of(const void* address) {

@@ -64,7 +64,8 @@ size_t live_objects();      // allocations, streams, events, graphs, cuBLASLt ob
 std::string live_report();  // the same in words
 std::string misuse();       // undefined behaviour seen, kernel faults with their line; "" if none
 
-// Forgets faults, counts, notes and a broken device; restores the default device. Live objects stay.
+// Forgets faults, counts, notes and a broken device; restores the default device, and how this thread minds
+// captures. Live objects stay.
 void reset();
 
 // ---- captured graphs
