@@ -11,8 +11,10 @@
 // under way throws Misuse. Several engines in one process do not know of each other. After fork() the child
 // must not use the parent's engines: every call throws Misuse, destruction is fine. Errors: everything throws
 // rondo::Error (buffers/error.h). A call that throws has changed nothing, unless the kind is DeviceLost: then
-// every later call throws with the first cause, and only destruction is left. What a callback throws passes
-// through step() unchanged; the step has not happened then and may be made again.
+// every later call throws with the first cause, and only destruction is left. A device tells of a failure
+// where it is asked next: the message names the steps that were under way then, by their numbers in the log
+// (LogEvent::step), whichever call has met it. What a callback throws passes through step() unchanged; the
+// step has not happened then and may be made again.
 #pragma once
 
 #include <array>

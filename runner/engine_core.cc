@@ -13,6 +13,8 @@
 namespace rondo {
 namespace {
 
+constexpr size_t kMostLaunches = 4;  // a step, one ahead, and what callbacks that throw leave behind
+
 ReplayPolicy replay_policy(GraphMode mode) {
   switch (mode) {
     case GraphMode::Lazy: return ReplayPolicy::Lazy;
@@ -72,17 +74,48 @@ void EngineCore::guarded(const std::function<void()>& work) {
   try {
     work();
   } catch (const Error& error) {
-    if (error.kind() == ErrorKind::DeviceLost) {
-      inbox_.lose(error.what());
-      throw;
+    const Error named(error.kind(), error.what() + underway());
+    if (named.kind() == ErrorKind::DeviceLost) {
+      inbox_.lose(named.what());
+      throw named;
     }
     try {  // copies already enqueued read pinned memory that the next step rewrites
       backend_.device->synchronize();
+      launches_.clear();
     } catch (const Error& second) {
-      if (second.kind() == ErrorKind::DeviceLost) inbox_.lose(second.what());
+      if (second.kind() == ErrorKind::DeviceLost) inbox_.lose(second.what() + underway());
     }
-    throw;
+    throw named;
   }
+}
+
+// A launch counts from before its first copy. Returns its number.
+uint64_t EngineCore::begin_launch(uint64_t step, size_t rows) {
+  if (launches_.size() == kMostLaunches) launches_.erase(launches_.begin());
+  const int bucket = bucket_of(dims_, static_cast<int>(rows)).rows;
+  launches_.push_back({++launch_count_, step, rows, bucket, Launch::Form::Unfinished});
+  return launch_count_;
+}
+
+// The stream has come to the end of this launch, and so of those in front of it.
+void EngineCore::waited_for(uint64_t launch) {
+  std::erase_if(launches_, [&](const Launch& l) { return l.number <= launch; });
+}
+
+std::string EngineCore::underway() const {
+  std::string text;
+  for (const Launch& launch : launches_) {
+    const char* form = "";
+    switch (launch.form) {
+      case Launch::Form::Unfinished: form = "being enqueued"; break;
+      case Launch::Form::Eager: form = "eager"; break;
+      case Launch::Form::Replayed: form = "replayed"; break;
+      case Launch::Form::Loop: form = "and those behind it, a loop"; break;
+    }
+    text += fmt::format("{}step {} ({} {} in the bucket of {}, {})", text.empty() ? "; under way: " : ", ",
+                        launch.step, launch.rows, launch.rows == 1 ? "row" : "rows", launch.bucket, form);
+  }
+  return text;
 }
 
 EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : process_(getpid()) {
@@ -155,6 +188,7 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
                        weights_.model.rope.original_length, options.on_event});
   replayer_ = std::make_unique<Replayer>(replay_policy(options.graph),
                                          backend_.make_recorder ? backend_.make_recorder() : nullptr);
+  launches_.reserve(kMostLaunches);
   launch_ahead_ = options.launch_ahead && replayer_->policy() != ReplayPolicy::Off;
   prepare(options.tune);
   prepare_loops(options.one_launch);
@@ -191,11 +225,13 @@ EngineCore::~EngineCore() {
   }
 }
 
-void EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
-                     std::span<const Sequence* const> sequences) {
+uint64_t EngineCore::run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+                         std::span<const Sequence* const> sequences) {
   const Range range(*backend_.device, "step");
+  const uint64_t launch = begin_launch(scheduler_->steps(), rows.size());
   write_step(rows, logit_rows, sequences);
   replay(rows.size());
+  return launch;
 }
 
 void EngineCore::write_step(std::span<const Row> rows, std::span<const int32_t> logit_rows,
@@ -209,8 +245,10 @@ void EngineCore::write_step(std::span<const Row> rows, std::span<const int32_t> 
 
 void EngineCore::replay(size_t rows) {
   const Bucket bucket = bucket_of(dims_, static_cast<int>(rows));
+  const uint64_t replays = replayer_->stats().replays;
   replayer_->run(bucket.rows,
                  [this](int key) { run_step(*ops_, weights_.model, buffers_, bucket_of(dims_, key)); });
+  launches_.back().form = replayer_->stats().replays > replays ? Launch::Form::Replayed : Launch::Form::Eager;
   ++counters_.steps;
   counters_.rows += rows;
   counters_.padded_rows += static_cast<uint64_t>(bucket.rows) - rows;

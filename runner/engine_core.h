@@ -91,20 +91,34 @@ class EngineCore {
     size_t results;
     size_t rows;  // logit rows that were read back
     bool listed;  // with the likeliest tokens
+    uint64_t launch;
+  };
+  // What the device was given and has not been waited for: an error that shows up meanwhile may be of it,
+  // whichever call meets it.
+  struct Launch {
+    enum class Form { Unfinished, Eager, Replayed, Loop };
+    uint64_t number;  // of the launches, counted up
+    uint64_t step;    // as the log counts them (LogEvent::step); of a loop, its first
+    size_t rows;
+    int bucket;
+    Form form;  // Unfinished: it is being enqueued
   };
 
   void prepare(bool tuned);
   void refuse_forked_child() const;
   uint64_t fingerprint();
   uint64_t page_bytes() const;  // K and V of one page in all layers
-  void run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
-           std::span<const Sequence* const> sequences);
+  uint64_t run(std::span<const Row> rows, std::span<const int32_t> logit_rows,
+               std::span<const Sequence* const> sequences);
+  uint64_t begin_launch(uint64_t step, size_t rows);
+  void waited_for(uint64_t launch);
+  std::string underway() const;
   void write_step(std::span<const Row> rows, std::span<const int32_t> logit_rows,
                   std::span<const Sequence* const> sequences);
   void replay(size_t rows);
   void write_inputs(const Sequence& sequence);
   void call_back(const StepPlan& plan);
-  Flight read_results(const StepPlan& plan);
+  Flight read_results(const StepPlan& plan, uint64_t launch);
   Flight enqueue(const StepPlan& plan);
   Flight enqueue_ahead(const StepPlan& current, const StepPlan& next);
   int commit(const StepPlan& plan, const Flight& flight);
@@ -118,7 +132,8 @@ class EngineCore {
   bool run_loop(const Each& each);
   void launch_loop(const StepPlan& plan, int steps, Recording& recording);
   void follow_loop(StepPlan plan, const Each& each);
-  // Runs device work; remembers a lost device, and leaves the stream idle after any failure.
+  // Runs device work; remembers a lost device, names the steps under way in what it throws, and leaves the
+  // stream idle after any failure.
   void guarded(const std::function<void()>& work);
 
   ModelConfig config_;
@@ -146,6 +161,8 @@ class EngineCore {
   std::string one_launch_ = "off";  // Stats::one_launch
   bool launch_ahead_ = false;
   std::optional<Flight> flight_;  // of the scheduler's ahead()
+  std::vector<Launch> launches_;  // not waited for, in the stream's order
+  uint64_t launch_count_ = 0;
   Stats counters_;
   Inbox inbox_;
   uint64_t fingerprint_ = 0;  // of the weights; 0: not computed yet

@@ -93,9 +93,11 @@ void EngineCore::launch_loop(const StepPlan& plan, int steps, Recording& recordi
   std::atomic_ref(loop_->mail().stop).store(0);
   guarded([&] {
     const Range range(*backend_.device, "loop");
+    begin_launch(scheduler_->steps(), plan.rows.size());
     write_step(plan.rows, plan.logit_rows, sequences);
     loop_->upload();
     recording.launch();
+    launches_.back().form = Launch::Form::Loop;
     loop_done_->record();
   });
   ++counters_.loops;
@@ -132,6 +134,7 @@ void EngineCore::follow_loop(StepPlan plan, const Each& each) {
     }
     if (plan.shares.empty() || inbox_.pending() || scheduler_->somebody_may_come()) ask_to_stop(mail);
   }
+  waited_for(launch_count_);
   const uint64_t wasted = lost * static_cast<uint64_t>(steps_made(mail) - seen);
   counters_.rows += wasted;
   counters_.wasted_rows += wasted;
@@ -152,6 +155,7 @@ bool EngineCore::run_loop(const Each& each) {
     ask_to_stop(loop_->mail());
     try {
       guarded([&] { backend_.device->synchronize(); });
+      launches_.clear();
     } catch (const Error&) {  // the first error is on its way
     }
     scheduler_->end_run();

@@ -132,7 +132,8 @@ void EngineCore::score(const std::vector<int32_t>& prompt,
       rows.push_back({prompt[static_cast<size_t>(p)], static_cast<int32_t>(p), sequence.slot, 1});
     }
     const Sequence* const sequences[] = {&sequence};
-    guarded([&] { run(rows, logit_rows, sequences); });
+    uint64_t launch = 0;
+    guarded([&] { launch = run(rows, logit_rows, sequences); });
     for (size_t i = 0; i < rows.size(); ++i) {
       guarded([&] {
         backend_.device->read(logits_row_->data(),
@@ -140,6 +141,7 @@ void EngineCore::score(const std::vector<int32_t>& prompt,
                               logits_row_->bytes());
         backend_.device->synchronize();
       });
+      waited_for(launch);
       each(first + static_cast<int64_t>(i),
            {static_cast<const float*>(logits_row_->data()), static_cast<size_t>(dims_.vocab_size)});
     }

@@ -22,8 +22,8 @@ bool lists_tokens(const StepPlan& plan) {
 }  // namespace
 
 // What the step draws goes to the results that no step in flight uses.
-EngineCore::Flight EngineCore::read_results(const StepPlan& plan) {
-  const Flight flight{next_results_, plan.logit_rows.size(), lists_tokens(plan)};
+EngineCore::Flight EngineCore::read_results(const StepPlan& plan, uint64_t launch) {
+  const Flight flight{next_results_, plan.logit_rows.size(), lists_tokens(plan), launch};
   const Results& results = results_[flight.results];
   if (flight.rows)
     backend_.device->read(results.sampled->data(), buffers_.sampled.data, flight.rows * sizeof(Sampled));
@@ -38,10 +38,11 @@ EngineCore::Flight EngineCore::read_results(const StepPlan& plan) {
 EngineCore::Flight EngineCore::enqueue(const StepPlan& plan) {
   std::vector<const Sequence*> sequences;
   for (const StepPlan::Share& share : plan.shares) sequences.push_back(share.sequence);
-  guarded([&] { run(plan.rows, plan.logit_rows, sequences); });
+  uint64_t launch = 0;
+  guarded([&] { launch = run(plan.rows, plan.logit_rows, sequences); });
   call_back(plan);
   Flight flight{};
-  guarded([&] { flight = read_results(plan); });
+  guarded([&] { flight = read_results(plan, launch); });
   return flight;
 }
 
@@ -51,6 +52,7 @@ EngineCore::Flight EngineCore::enqueue_ahead(const StepPlan& current, const Step
   Flight flight{};
   guarded([&] {
     const Range range(*backend_.device, "step ahead");
+    const uint64_t launch = begin_launch(scheduler_->steps() + 1, next.rows.size());
     bool begun = false;
     for (size_t i = 0; i < next.shares.size(); ++i) {
       const Sequence& sequence = *next.shares[i].sequence;
@@ -63,7 +65,7 @@ EngineCore::Flight EngineCore::enqueue_ahead(const StepPlan& current, const Step
     }
     if (begun) inputs_->end_without_rows();
     replay(next.rows.size());
-    flight = read_results(next);
+    flight = read_results(next, launch);
   });
   ++counters_.steps_ahead;
   return flight;
@@ -76,6 +78,7 @@ int EngineCore::commit(const StepPlan& plan, const Flight& flight) {
     results.done->wait();
     counters_.wait_seconds += seconds_since(start);
   });
+  waited_for(flight.launch);
   return scheduler_->commit(
       plan, {static_cast<const Sampled*>(results.sampled->data()), flight.rows},
       {static_cast<const TopToken*>(results.top->data()), flight.listed ? flight.rows * kMaxTopTokens : 0});

@@ -112,6 +112,7 @@ class Scheduler {
 
   const PagePool& pages() const { return pages_.pool(); }
   const SchedulerCounts& counts() const { return counts_; }
+  uint64_t steps() const { return steps_; }  // committed
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
 

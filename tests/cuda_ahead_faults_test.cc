@@ -75,6 +75,87 @@ TEST_F(CudaAheadFaults, B32_ADeviceLostInTheStepInFlightIsSaidByTheNextStep) {
   EXPECT_EQ(fake::live_objects(), 0u) << fake::live_report();
 }
 
+// The message of what `call` throws.
+template <class F>
+std::string message_of(F call, ErrorKind kind) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "expected " << error_kind_name(kind);
+  return "";
+}
+
+// A device tells of a fault where it is asked next, by whatever call. Steps are numbered as in the log.
+TEST_F(CudaAheadFaults, B35_AFaultFoundLateNamesTheStepsUnderWayNotTheCallThatFoundIt) {
+  uint64_t made = 0;
+  options_.on_event = [&](const LogEvent& event) {
+    if (event.kind == LogEvent::Kind::Step) made = event.step + 1;
+  };
+  const auto decode = [&](Engine& engine, size_t length) {
+    const SequenceId id = engine.add(greedy({5, 3}, 14));
+    while (engine.tokens(id).size() < length) engine.step();
+  };
+  const auto step = [&](uint64_t number, const char* form) {
+    return "step " + std::to_string(number) + " (1 row in the bucket of 2, " + form + ")";
+  };
+  const auto lost = [](auto call) { return message_of(call, ErrorKind::DeviceLost); };
+  {
+    made = 0;
+    Engine engine = open();
+    decode(engine, 5);
+    ASSERT_EQ(made, 3u);
+    fake::device_fault_at(3, cudaErrorIllegalAddress);
+    const std::string found = lost([&] { engine.step(); });
+    EXPECT_NE(found.find("cudaErrorIllegalAddress"), std::string::npos) << found;
+    EXPECT_NE(found.find("; under way: " + step(3, "replayed") + ", " + step(4, "replayed")),
+              std::string::npos)
+        << found;
+    EXPECT_NE(lost([&] { engine.busy(); }).find(found), std::string::npos) << "the first cause";
+  }
+  fake::reset();
+  {
+    made = 0;
+    Engine engine = open();
+    decode(engine, 5);
+    fake::device_fault(cudaErrorIllegalAddress);
+    const std::string found = lost([&] { engine.busy(); });
+    EXPECT_NE(found.find("; under way: " + step(3, "replayed")), std::string::npos) << found;
+    EXPECT_EQ(found.find("step 4"), std::string::npos) << found;
+  }
+  fake::reset();
+  options_.graph = GraphMode::Off;
+  {
+    made = 0;
+    Engine engine = open();
+    decode(engine, 4);
+    ASSERT_EQ(made, 2u);
+    fake::device_fault_at(3, cudaErrorIllegalAddress);
+    const std::string found = lost([&] { engine.step(); });
+    EXPECT_NE(found.find("; under way: " + step(2, "eager")), std::string::npos) << found;
+    EXPECT_EQ(found.find("step 3"), std::string::npos) << found;
+  }
+  fake::reset();
+  options_.graph = GraphMode::Auto;
+  options_.launch_ahead = false;
+  {
+    made = 0;
+    Engine engine = open();
+    decode(engine, 4);
+    fake::fail("cudaGraphLaunch", 1, cudaErrorMemoryAllocation);
+    const std::string found = message_of([&] { engine.step(); }, ErrorKind::OutOfMemory);
+    EXPECT_NE(found.find("; under way: " + step(2, "being enqueued")), std::string::npos) << found;
+    engine.step();
+    fake::device_fault(cudaErrorIllegalAddress);
+    const std::string idle = lost([&] { engine.busy(); });
+    EXPECT_EQ(idle.find("under way"), std::string::npos) << idle;
+  }
+  fake::reset();
+  EXPECT_EQ(fake::live_objects(), 0u) << fake::live_report();
+}
+
 TEST_F(CudaAheadFaults, B36_AnEngineMayGoWithAStepInFlight) {
   {
     Engine engine = open();
