@@ -248,7 +248,7 @@ struct LongLines {
   }
 };
 
-TEST(CliLines, ASignalEndsItWithWholeLinesOfWhatThereIs) {
+TEST(CliLines, B43_ASignalEndsItWithWholeLinesOfWhatThereIs) {
   LongLines run;
   ASSERT_EQ(kill(run.process.pid(), SIGTERM), 0);
   const Process::Result result = run.process.finish();

@@ -390,7 +390,7 @@ TEST(Cli, AClosedPipeEndsItQuietly) {
   EXPECT_EQ(result.err, "");
 }
 
-TEST(Cli, ASignalEndsItBetweenTwoSteps) {
+TEST(Cli, B43_ASignalEndsItBetweenTwoSteps) {
   for (const int signal : {SIGINT, SIGTERM}) {
     const LongRun run;
     Process process(run.arguments);

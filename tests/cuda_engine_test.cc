@@ -201,7 +201,7 @@ TEST_F(CudaEngine, SampledTokensAreTheSameEagerAndReplayed) {
   EXPECT_EQ(generate(replayed, {greedy(some_tokens(9, kEngineVocab, 16), 20), request})[1], alone);
 }
 
-TEST_F(CudaEngine, AddressesAreTheSameAfterAThousandSteps) {
+TEST_F(CudaEngine, B29_AddressesAndTokensAreTheSameAfterAThousandSteps) {
 #ifdef RONDO_SIMT
   const TinyConfig small(
       {.hidden = 16, .intermediate = 16, .layers = 1, .heads = 2, .kv_heads = 1, .head_dim = 8, .vocab = 32});

@@ -29,7 +29,6 @@ class CudaLife : public test::CudaTiny {
   }
 };
 
-#ifndef RONDO_SIMT
 // What is left of a process after it happens is of no use to other tests: it happens in a process of its own.
 class CudaLifeDeathTest : public CudaLife {
  protected:
@@ -39,6 +38,7 @@ class CudaLifeDeathTest : public CudaLife {
   }
 };
 
+#ifndef RONDO_SIMT  // where kernels would read this process's own memory
 TEST_F(CudaLifeDeathTest, B32_AfterAnIllegalAccessLaterCallsNameTheFirstCauseAndTheProcessEnds) {
   const auto lose_the_device = [&] {
     {
@@ -65,15 +65,44 @@ TEST_F(CudaLifeDeathTest, B32_AfterAnIllegalAccessLaterCallsNameTheFirstCauseAnd
   EXPECT_EXIT(lose_the_device(), testing::ExitedWithCode(0), "");
 }
 
+#endif
+
+// With a step in flight. The driver may be gone by then: on the stand-in it is.
 TEST_F(CudaLifeDeathTest, B37_AnEngineThatOutlivesMainIsSilent) {
   const auto leave_it = [&] {
     static std::unique_ptr<Engine> engine;
     engine = std::make_unique<Engine>(open());
     engine->add(requests()[0]);
-    engine->step();
+    for (int i = 0; i < 2; ++i) engine->step();
+#ifdef RONDO_SIMT
+    std::atexit(fake::unload_driver);  // before the engine's destructor
+#endif
     std::exit(0);
   };
   EXPECT_EXIT(leave_it(), testing::ExitedWithCode(0), testing::Eq(""));
+}
+
+#ifdef RONDO_SIMT
+TEST_F(CudaLifeDeathTest, B37_OnceTheDriverIsGoneCallsSaySoAndDestructionIsSilent) {
+  const auto outlive_the_driver = [&] {
+    {
+      Engine engine = open();
+      engine.add(requests()[0]);
+      for (int i = 0; i < 2; ++i) engine.step();
+      fake::unload_driver();
+      for (int call = 0; call < 2; ++call) {
+        try {
+          engine.step();
+          std::exit(2);
+        } catch (const Error& error) {
+          if (error.kind() != ErrorKind::DeviceLost) std::exit(3);
+          if (std::string(error.what()).find("cudaErrorCudartUnloading") == std::string::npos) std::exit(4);
+        }
+      }
+    }
+    std::exit(fake::misuse().empty() ? 0 : 5);
+  };
+  EXPECT_EXIT(outlive_the_driver(), testing::ExitedWithCode(0), testing::Eq(""));
 }
 #endif
 
@@ -187,6 +216,29 @@ TEST_F(CudaLife, B22_ACaptureInAnotherThreadIsLeftAlone) {
   EXPECT_EQ(relaxed, cudaStreamCaptureModeGlobal) << "what the thread had is put back";
   before.busy();
   EXPECT_EQ(exchange_thread_mode(), cudaStreamCaptureModeRelaxed) << "what the thread had is put back";
+}
+
+TEST_F(CudaLife, B9_TheLastPositionWorksThenContextFullThenCutBackAndContinued) {
+  Engine engine = open();
+  const SequenceId id = engine.add(greedy(some_tokens(26, kVocab, 2), 1000));
+  const SequenceId beside = engine.add(requests()[0]);
+  FinishReason finish = FinishReason::None;
+  while (engine.busy())
+    for (const Output& output : engine.step())
+      if (output.sequence == id) finish = output.finish;
+  EXPECT_EQ(finish, FinishReason::ContextFull);
+  EXPECT_EQ(engine.finish_reason(id), FinishReason::ContextFull);
+  const auto full = engine.tokens(id);
+  EXPECT_EQ(full.size(), 33u);  // 32 positions fed, and the token that the last of them made
+  engine.resume(id, 29, 3);
+  while (engine.busy()) engine.step();
+  EXPECT_EQ(engine.tokens(id), std::vector<int32_t>(full.begin(), full.begin() + 32));
+  EXPECT_EQ(engine.finish_reason(id), FinishReason::Length);
+  engine.resume(id, 31, 1000);
+  while (engine.busy()) engine.step();
+  EXPECT_EQ(engine.tokens(id), full);
+  EXPECT_EQ(engine.finish_reason(id), FinishReason::ContextFull);
+  EXPECT_EQ(engine.finish_reason(beside), FinishReason::Length);
 }
 
 TEST_F(CudaLife, B36_AnEngineMayGoWithAReplayInFlight) {
