@@ -15,6 +15,11 @@
 // where it is asked next: the message names the steps that were under way then, by their numbers in the log
 // (LogEvent::step), whichever call has met it. What a callback throws passes through step() unchanged; the
 // step has not happened then and may be made again.
+//
+// Tokens: where tokens are said to be the same, with neighbours and without, drafted for, preempted, taken
+// over or put away between, every row's logits are the same bits on the CPU, and on a GPU within one row
+// bucket: another bucket may take another GEMM, whose sums round differently, so that a draw between two
+// tokens that are all but equally likely may fall the other way.
 #pragma once
 
 #include <array>
@@ -120,7 +125,8 @@ struct Request {
   int priority = 0;        // larger goes first; among equals, first come first served
   // Drafting by prompt lookup: where the last draft_ngram tokens (or fewer) occurred before, up to
   // draft_tokens tokens that followed there are checked as rows of the same step. Tokens are the same with it
-  // and without, whatever the sampling.
+  // and without, whatever the sampling, within what is said of tokens above: a step with drafts has more
+  // rows.
   int draft_tokens = 0;  // 0: off
   int draft_ngram = 3;   // 1 to 16
   LogitsCallback on_logits = {};
@@ -242,7 +248,11 @@ std::string prometheus_text(const Stats& stats);
 class Engine {
  public:
   // Opens a Hugging Face checkpoint directory, or, with options.random_weights, builds the shape of a
-  // config.json.
+  // config.json. InvalidModel for files that are missing, malformed or not understood; InvalidArgument for a
+  // path that is neither, options out of range or that do not go with the model, a device that this machine
+  // or this build does not have by that number; OutOfMemory, before anything is allocated where it can be
+  // told, with the largest K/V that would fit; DeviceLost for DeviceKind::Cuda where no GPU can be used, with
+  // the reason. Where it throws nothing is left.
   static Engine open(const std::string& path, const EngineOptions& options);
 
   Engine(Engine&&) noexcept;
@@ -253,6 +263,8 @@ class Engine {
   // parameters; ContextFull for a prompt that no empty engine could hold. From any thread.
   SequenceId add(const Request& request);
 
+  // From here on: a number that no sequence has, or none any more, is InvalidArgument.
+
   // Ends a sequence between two steps. Ending one that has ended already does nothing. From any thread.
   void cancel(SequenceId sequence);
 
@@ -262,11 +274,12 @@ class Engine {
   // Runs one step over as many rows as are ready and fit; returns what it did. Nothing to do: an empty
   // vector. Every decoding sequence has its row; prompts follow, in chunks. When the K/V pages run out, the
   // newest sequence of the lowest priority gives up its own and is queued again, to be recomputed: its tokens
-  // are not affected, and nobody is told but stats() and the log.
+  // are the same, within what is said of tokens above, and nobody is told but stats() and the log.
   std::vector<Output> step();
 
   // Steps until no sequence waits or runs; each Output goes to `each` as soon as it is there. Tokens are
-  // those of step(). `each` may add() and cancel(); what it throws is thrown on, and the Outputs that it has
+  // those of step(); in one launch, within what is said of tokens above: rows that have ended stay in the
+  // bucket. `each` may add() and cancel(); what it throws is thrown on, and the Outputs that it has
   // not seen come with the next call. With EngineOptions::one_launch, a run of steps is one launch.
   void generate(const std::function<void(const Output&)>& each);
 
@@ -275,40 +288,47 @@ class Engine {
 
   // All tokens so far, the prompt's first. Readable until remove().
   std::vector<int32_t> tokens(SequenceId sequence) const;
+  // None while it waits or runs. Readable until remove().
   FinishReason finish_reason(SequenceId sequence) const;
 
   // Cuts an ended sequence back to its first `length` tokens and queues it again for `max_new_tokens` more.
-  // What it keeps counts as its prompt from then on.
+  // What it keeps counts as its prompt from then on. Misuse for a sequence that has not ended;
+  // InvalidArgument for a length that is not 1 to its tokens' number, or beyond max_context, and for
+  // max_new_tokens below 0.
   void resume(SequenceId sequence, int64_t length, int max_new_tokens);
 
   // A new sequence with the tokens that `source`, which has not ended, has now, and everything of its Request
   // but the sampling. It shares the source's pages; the page that both would write to is copied before one
   // does. Of a source whose prompt is not computed yet the fork waits for it: several samples of one prompt
-  // cost one prompt.
+  // cost one prompt. Misuse for a source that has ended; InvalidArgument for bad sampling.
   SequenceId fork(SequenceId source, const Sampling& sampling);
 
   // Checks guesses: runs one step over this one decoding sequence with `drafts` as rows behind its last
   // token. Returns how many of them, in order, are what the model draws itself; those and one more, the
-  // model's, are appended, and the next step() reports them. Exact, whatever the sampling. Misuse for a
-  // sequence that is not decoding (its prompt is not computed, it waits or has ended) or has on_logits;
-  // InvalidArgument for ids outside the vocabulary, or more drafts than min(max_rows, max_logit_rows) - 1.
+  // model's, are appended, and the next step() reports them. The tokens are those of step(), whatever the
+  // sampling, within what is said of tokens above. Misuse for a sequence that is not decoding (its prompt is
+  // not computed, it waits or has ended) or has on_logits; InvalidArgument for ids outside the vocabulary, or
+  // more drafts than min(max_rows, max_logit_rows) - 1; ContextFull where the engine has no pages for so
+  // many, whoever would lose its own: give fewer, or step().
   int verify(SequenceId sequence, const std::vector<int32_t>& drafts);
 
   // A sequence as bytes: tokens, request, and its K/V pages as far as it holds any. on_logits is not among
-  // them.
+  // them. It stays as it is, and a save that throws (a device's failure) has no effect on it either.
   std::vector<std::byte> save(SequenceId sequence);
 
   // A new sequence from such bytes, made by an engine of the same model and page_size, in this process or
-  // another; it goes on with the same tokens. Where no pages are free its K/V are computed again.
-  // InvalidArgument for bytes that are not whole, were changed, or are of another model. An ended sequence
-  // comes back as ended.
+  // another; it goes on with the same tokens, within what is said of tokens above. Where no pages are free
+  // its K/V are computed again. InvalidArgument for bytes that are not whole, were changed, or are of another
+  // model; ContextFull for more tokens than this engine's max_context. An ended sequence comes back as ended.
   SequenceId restore(std::span<const std::byte> bytes);
 
-  // Forgets an ended sequence; a running one is cancelled first.
+  // Forgets an ended sequence; a running one is cancelled first. Outputs of it that were not fetched are
+  // dropped.
   void remove(SequenceId sequence);
 
   // Logits of every position of `prompt`, in order: `each(position, logits)`, vocab_size fp32 values that are
-  // gone when the callback returns. Misuse while sequences wait or run.
+  // gone when the callback returns. Misuse while sequences wait or run; as add() for the prompt. What `each`
+  // throws ends it and is thrown on.
   void score(const std::vector<int32_t>& prompt,
              const std::function<void(int64_t position, std::span<const float> logits)>& each);
 

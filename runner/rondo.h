@@ -1,6 +1,6 @@
 // rondo in C: runner/engine.h without exceptions and without C++. What each call means, its units and its
-// limits are said there, by the same names; here is what C adds. Links with librondo; a C++20 runtime comes
-// with it.
+// limits are said there, by the same names; here is what C adds. One call is missing, replay_events(): the
+// log's lines do not hold in C what a replay asks for. Links with librondo; a C++20 runtime comes with it.
 //
 //   rondo_options options = rondo_default_options();
 //   rondo_engine* engine;
@@ -16,8 +16,9 @@
 // callback and its `user` must live as long as what they were given to: an open, a sequence, an engine.
 //
 // Versions: structs that begin with struct_size may grow at their end, and a program built with a smaller one
-// goes on working; zero in a new field means what it was before. The others do not change within one
-// RONDO_ABI_VERSION.
+// goes on working; zero in a new field means what it was before. Of rondo_event the library sets it: a
+// program that was built with a newer header looks there before it reads a new field. The others do not
+// change within one RONDO_ABI_VERSION.
 #pragma once
 
 #include <stdbool.h>
@@ -93,16 +94,22 @@ typedef enum rondo_event_kind {
   RONDO_EVENT_STEP = 10
 } rondo_event_kind;
 
-// One line of the scheduler's log: rondo::LogEvent without what was handed in (requests, drafts, bytes).
+// One line of the scheduler's log: rondo::LogEvent without `request`, `sampling`, `drafts` and `saved`, what
+// was handed in with RONDO_EVENT_ADD, _FORK, _VERIFY and _RESTORE: who wants to make the same run again keeps
+// them. Gone when the callback returns.
 typedef struct rondo_event {
-  uint64_t step;
+  size_t struct_size;  // of the library's rondo_event
+  uint64_t step;       // steps made before it
   rondo_sequence sequence;
-  rondo_sequence source;
-  int64_t length;
-  rondo_event_kind kind;
-  int32_t max_new_tokens;
-  int32_t slot;
-  rondo_finish finish;
+  rondo_sequence source;   // fork: of which sequence
+  int64_t length;          // resume: tokens kept; admit: positions shared with others; step: rows
+  rondo_event_kind kind;   // others than these may come with a later library
+  int32_t max_new_tokens;  // resume
+  int32_t slot;            // admit, preempt
+  rondo_finish finish;     // finish
+  bool again;              // step: behind another in one launch, so that nobody was admitted between
+  bool ahead;              // step: it was planned before the step in front of it had been made
+  uint8_t reserved[6];
 } rondo_event;
 
 typedef struct rondo_options {

@@ -14,10 +14,11 @@ namespace {
 constexpr size_t kFirstOptions = RONDO_FIRST_SIZE(rondo_options, on_event_user);
 constexpr size_t kFirstSampling = RONDO_FIRST_SIZE(rondo_sampling, logit_bias_count);
 constexpr size_t kFirstRequest = RONDO_FIRST_SIZE(rondo_request, on_logits_user);
+constexpr size_t kFirstEvent = RONDO_FIRST_SIZE(rondo_event, reserved);
 #undef RONDO_FIRST_SIZE
 // A new field must not lie in what was padding.
 static_assert(sizeof(rondo_options) == kFirstOptions && sizeof(rondo_sampling) == kFirstSampling &&
-              sizeof(rondo_request) == kFirstRequest);
+              sizeof(rondo_request) == kFirstRequest && sizeof(rondo_event) == kFirstEvent);
 
 void check_size(const char* name, size_t size, size_t first) {
   if (size >= first) return;
@@ -105,14 +106,10 @@ static_assert(static_cast<int>(LogEvent::Kind::Step) == RONDO_EVENT_STEP);
 static_assert(static_cast<int>(FinishReason::NumericalError) == RONDO_FINISH_NUMERICAL_ERROR);
 
 rondo_event to_event(const LogEvent& event) {
-  return {event.step,
-          event.sequence,
-          event.source,
-          event.length,
-          static_cast<rondo_event_kind>(event.kind),
-          event.max_new_tokens,
-          event.slot,
-          static_cast<rondo_finish>(event.finish)};
+  return {sizeof(rondo_event),  event.step,   event.sequence,
+          event.source,         event.length, static_cast<rondo_event_kind>(event.kind),
+          event.max_new_tokens, event.slot,   static_cast<rondo_finish>(event.finish),
+          event.again,          event.ahead,  {}};
 }
 
 template <class T>

@@ -163,7 +163,12 @@ static void other_threads_add_and_cancel_while_one_steps(void) {
 
 static void count_events(void* user, const rondo_event* event) {
   int* counts = user;
+  CHECK(event->struct_size == sizeof(rondo_event));
   CHECK(event->kind <= RONDO_EVENT_STEP);
+  if (event->kind == RONDO_EVENT_STEP) {
+    CHECK(event->step == (uint64_t)counts[RONDO_EVENT_STEP] && event->length > 0);
+    CHECK(!event->again && !event->ahead);  // the CPU has no graphs
+  }
   ++counts[event->kind];
   if (event->kind == RONDO_EVENT_FINISH) CHECK(event->finish == RONDO_FINISH_STOP && event->sequence != 0);
 }
