@@ -59,6 +59,21 @@ installed() {
   expect '115' "$work/rondo.out"
 }
 
+# What is installed is built by the targets that scripts/demo names, so that both may follow each other.
+demo_installs() {
+  [[ -e $build/build.ninja ]] || { echo "no ninja to ask"; return; }
+  local targets installed name
+  targets=$(sed -n 's/^build build //p' "$source/scripts/demo")
+  # shellcheck disable=SC2086  # targets are words
+  ninja -C "$build" -t commands $targets >"$work/demo-commands"
+  installed=$(grep -oE "\"$build/(lib)?rondo[^/\"]*\"" "$build/cmake_install.cmake" | sed 's,.*/,,; s,"$,,' |
+    grep -vE '\.(cmake|pc)$' | sort -u)
+  [[ $(wc -w <<<"$installed") -ge 4 ]] || die "expected the program and both libraries, found: $installed"
+  for name in $installed; do
+    grep -qF " $name " "$work/demo-commands" || die "expected scripts/demo to build $name, which is installed; it builds: $targets"
+  done
+}
+
 # The shared library shows what the public headers declare: no more, no less.
 exports() {
   nm -DC --defined-only "$lib/librondo.so" | cut -d' ' -f3- | sort -u >"$work/exports"
