@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Every code block of docs/embedding.md: extracted, compiled, run, and compared with the text block behind it.
+# Every code block of docs/embedding.md, indented ones too: extracted, compiled, run, and compared with the text block behind it.
 #   guide_test.sh SOURCE BUILD C++-COMPILER C-COMPILER
 # A cpp or c block with main() is a program; other cpp blocks are bodies of functions that get an engine, other c blocks have
-# such a function, `piece`, in them. cmake blocks build the programs, sh blocks run beside them.
+# such a function, `piece`, in them. cmake blocks build the programs, sh blocks run beside them. Indented blocks are commands for
+# the top of the source tree; they run where this build is the folder that they name.
 set -euo pipefail
 export CMAKE_GENERATOR=Ninja  # make need not be installed
 source=$1 build=$2 cxx=$3 cc=$4
@@ -16,10 +17,13 @@ rm -rf "$work" && mkdir -p "$blocks" "$work/bin"
 awk -v dir="$blocks" '
   /^```/ && file { close(file); file = ""; next }
   /^```/ { file = sprintf("%s/%02d.%s", dir, ++n, substr($0, 4)); printf "" > file; next }
-  file { print > file }' "$source/docs/embedding.md"
+  file { print > file; next }
+  !/^    / { top = ""; next }
+  !top { top = sprintf("%s/%02d.top", dir, ++n) }
+  { print substr($0, 5) > top }' "$source/docs/embedding.md"
 for block in "$blocks"/*; do
   case $block in
-    *.cpp | *.c | *.cmake | *.sh | *.text) ;;
+    *.cpp | *.c | *.cmake | *.sh | *.text | *.top) ;;
     *) die "block $(basename "$block"): expected cpp, c, cmake, sh or text after the fence" ;;
   esac
 done
@@ -34,21 +38,40 @@ ln -s "$build" "$work/client/build"
 for block in "$blocks"/*.cpp; do if has_main "$block"; then cp "$block" "$work/client/client.cc"; fi; done
 for block in "$blocks"/*.c; do if has_main "$block"; then cp "$block" "$work/client/client.c"; fi; done
 
+# A project that fetches rondo links the library that this build has made, by its own command: to compile it once more would show
+# nothing that this build has not shown.
+link_with_this_library() {
+  local out=$1 library object
+  object=$(ninja -C "$out" -t commands client | sed -n 's/.* -o \([^ ]*client\.cc\.o\) .*/\1/p')
+  ninja -C "$out" "$object" || return
+  library=$(ninja -C "$out" -t commands client | grep -oE '[^ ]*librondo\.a' | sort -u)
+  mkdir -p "$(dirname "$out/$library")" && cp "$build/librondo.a" "$out/$library" || return
+  (cd "$out" && bash -c "$(ninja -t commands client | tail -n 1)")
+}
+
 export PREFIX=$work/prefix LD_LIBRARY_PATH=$work/prefix/lib
-ran=0
+ran=0 clients=()
 for block in "$blocks"/*; do
   case $block in
+    *.top)
+      if [[ $(realpath "$build") == $(realpath "$source/build") ]]; then
+        (cd "$source" && bash -euo pipefail "$block" >"$work/log" 2>&1) || die "$(basename "$block"): $(cat "$work/log")"
+      else
+        echo "left out: $(cat "$block"): this build is $build"
+      fi
+      ;;
     *.sh) (cd "$work/client" && bash -euo pipefail "$block" >"$work/log" 2>&1) || die "$(basename "$block"): $(cat "$work/log")" ;;
     *.cmake)
-      # What fetches rondo is configured alone: to build it once more would show nothing that this build has not shown.
       project=$work/$(number "$block")
       mkdir "$project" && cp -P "$work/client/client.cc" "$work/client/rondo" "$project" && cp "$block" "$project/CMakeLists.txt"
       cmake -S "$project" -B "$project/out" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$PREFIX" -DRONDO_CUDA=OFF \
         >"$work/log" 2>&1 || die "$(basename "$block"): $(cat "$work/log")"
-      if ! grep -q FetchContent "$block"; then
+      if grep -q FetchContent "$block"; then
+        link_with_this_library "$project/out" >"$work/log" 2>&1 || die "$(basename "$block"): $(cat "$work/log")"
+      else
         cmake --build "$project/out" >"$work/log" 2>&1 || die "$(basename "$block"): $(cat "$work/log")"
-        [[ -x $project/out/client ]] || die "$(basename "$block"): expected it to build the client"
       fi
+      clients+=("$project/out/client")
       ;;
     *) continue ;;
   esac
@@ -74,6 +97,11 @@ libraries=(-L"$PREFIX/lib" -lrondo -pthread)
 "$cxx" -std=c++20 "${flags[@]}" "$work/pieces.cc" "${libraries[@]}" -o "$work/bin/pieces"
 
 cd "$source"  # models/demo
+first=$(for block in "$blocks"/*.cpp; do if has_main "$block"; then number "$block"; fi; done | head -n 1)
+for client in "${clients[@]}"; do
+  [[ $(timeout 60 "$client" 2>&1) == $(cat "$blocks/$(printf '%02d' $((10#$first + 1))).text") ]] ||
+    die "$client: expected what block $first prints"
+done
 for block in "$blocks"/*.cpp "$blocks"/*.c; do
   n=$(number "$block")
   expected=$blocks/$(printf '%02d' $((10#$n + 1))).text
