@@ -279,8 +279,8 @@ class Engine {
 
   // Steps until no sequence waits or runs; each Output goes to `each` as soon as it is there. Tokens are
   // those of step(); in one launch, within what is said of tokens above: rows that have ended stay in the
-  // bucket. `each` may add() and cancel(); what it throws is thrown on, and the Outputs that it has
-  // not seen come with the next call. With EngineOptions::one_launch, a run of steps is one launch.
+  // bucket. `each` may add() and cancel(); what it throws is thrown on, and the Outputs that it has not seen
+  // come with the next call. With EngineOptions::one_launch, a run of steps is one launch.
   void generate(const std::function<void(const Output&)>& each);
 
   // Whether a sequence waits or runs, or an Output is still to be fetched by step().
