@@ -1,6 +1,7 @@
 // What the program shows a person at a terminal, and nobody else.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <csignal>
 #include <string>
 
@@ -40,6 +41,33 @@ TEST(CliTerminal, LoadingALargeModelShowsItsProgressOnATerminalAlone) {
   EXPECT_EQ(in_pipe.status, kInterrupted);
   EXPECT_EQ(in_pipe.err.find("loading"), std::string::npos) << in_pipe.err;
   EXPECT_EQ(in_pipe.err.find('\r'), std::string::npos) << in_pipe.err;
+}
+
+// Both would take seconds to end. They are stopped once the first has shown a token.
+TEST(CliTerminal, OfSeveralSequencesTheFirstStreamsAndTheOthersFollow) {
+  TinySizes sizes;
+  sizes.max_positions = 1 << 16;
+  const TinyConfig config(sizes);
+  Process process(on_cpu("generate", config.path(),
+                         {"--max-context", "65536", "--max-sequences", "2", "--ignore-eos",
+                          "--max-new-tokens", "60000", "--prompt-ids", "1,2", "--prompt-ids", "3"}));
+  std::string first;
+  while (!first.ends_with(' ') || first.size() < std::string("[0] 1,2: 1 ").size())
+    first += process.read_byte();
+  kill(process.pid(), SIGINT);
+  const Process::Result rest = process.finish();
+  const std::string out = first + rest.out;
+  EXPECT_EQ(rest.status, kInterrupted) << rest.err;
+  EXPECT_TRUE(first.starts_with("[0] 1,2: ")) << first;
+  const size_t second = out.find("\n[1] 3: ");
+  ASSERT_NE(second, std::string::npos) << out;
+  EXPECT_EQ(out.find('\n', second + 1), out.size() - 1) << "two lines";
+  // Nothing of either was lost: as many tokens, drawn in the same steps.
+  const auto tokens = [](const std::string& line) {
+    return std::count(line.begin(), line.end(), ' ') - 1;  // all but the one behind the number in brackets
+  };
+  EXPECT_EQ(tokens(out.substr(0, second)), tokens(out.substr(second)));
+  EXPECT_LT(tokens(out.substr(0, second)), 60000);
 }
 
 }  // namespace

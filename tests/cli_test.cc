@@ -253,6 +253,9 @@ TEST(Cli, SeveralSequencesAreLinesInTheOrderOfTheirPrompts) {
       {"generate", "--model", model, "--device", "cpu", "--prompt", "sort 9 8 7 6=", "--prompt", "36+79="});
   EXPECT_EQ(two.status, 0) << two.err;
   EXPECT_EQ(two.out, "[0] sort 9 8 7 6=6 7 8 9\n[1] 36+79=115\n");
+  const Process::Result none = rondo_program({"generate", "--model", model, "--device", "cpu",
+                                              "--max-new-tokens", "0", "--prompt", "a\nb", "--prompt", "c"});
+  EXPECT_EQ(none.out, "[0] a\\nb\n[1] c\n") << none.err;
 }
 
 // Where there are no loops it says so, and the answer is the same.

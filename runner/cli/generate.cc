@@ -47,33 +47,32 @@ std::string joined(const std::vector<int32_t>& ids, const char* between) {
   return fmt::format("{}", fmt::join(ids, between));
 }
 
-// One sequence streams as it is made. Of several, each is one line, in the order of the prompts, as soon as
-// it and those before it have ended.
+// One sequence streams as it is made. Of several, each is one line, in the order of the prompts: the first
+// that has not ended streams, and what the others make meanwhile follows when it is their turn.
 class TextWriter {
  public:
   TextWriter(const std::vector<Prompt>& prompts, const std::vector<Sequence>& sequences, bool readable)
       : prompts_(prompts), sequences_(sequences), readable_(readable) {}
 
-  // A sequence has a new token, and `text` is what has become whole by it.
-  void token(int32_t token, const std::string& text) {
-    if (sequences_.size() > 1) return;
-    const std::string piece = readable_ ? text : fmt::format("{}{}", started_ ? " " : "", token);
-    if (piece.empty()) return;
-    started_ = true;
-    in_line_ = piece.back() != '\n';
-    write_out(piece);
-  }
-
-  void sequence_ended() {
-    if (sequences_.size() == 1) return;
-    for (; next_ < sequences_.size() && sequences_[next_].ended(); ++next_) {
+  // Sequences have new tokens, or have ended.
+  void update() {
+    const bool lines = sequences_.size() > 1;
+    std::string out;
+    for (; next_ < sequences_.size(); ++next_, shown_ = 0) {
       const Sequence& sequence = sequences_[next_];
-      const std::string made = readable_ ? one_line(sequence.text) : joined(sequence.ids, " ");
-      const Prompt& prompt = prompts_[next_];
-      // Text reads on from its prompt; ids are set apart from theirs.
-      const std::string asked = prompt.is_text ? one_line(prompt.text) : joined(prompt.ids, ",") + ": ";
-      write_out(fmt::format("[{}] {}{}\n", next_, asked, made));
+      const std::string made = not_shown(sequence);
+      if (lines && !in_line_ && (!made.empty() || sequence.ended())) {
+        out += head(next_);
+        in_line_ = true;
+      }
+      out += lines ? one_line(made) : made;
+      if (!made.empty()) in_line_ = lines || made.back() != '\n';
+      if (!sequence.ended()) break;
+      if (!lines) continue;
+      out += '\n';
+      in_line_ = false;
     }
+    if (!out.empty()) write_out(out);
   }
 
   // Leaves the cursor at the start of a line.
@@ -85,12 +84,30 @@ class TextWriter {
   }
 
  private:
+  // Text reads on from its prompt; ids are set apart from theirs.
+  std::string head(size_t i) const {
+    const Prompt& prompt = prompts_[i];
+    return fmt::format("[{}] {}", i, prompt.is_text ? one_line(prompt.text) : joined(prompt.ids, ",") + ": ");
+  }
+
+  // What the sequence whose turn it is has made since it was last asked.
+  std::string not_shown(const Sequence& sequence) {
+    std::string made;
+    if (readable_) {
+      made = sequence.text.substr(shown_);
+      shown_ = sequence.text.size();
+    }
+    for (; !readable_ && shown_ < sequence.ids.size(); ++shown_)
+      made += fmt::format("{}{}", shown_ > 0 ? " " : "", sequence.ids[shown_]);
+    return made;
+  }
+
   const std::vector<Prompt>& prompts_;
   const std::vector<Sequence>& sequences_;
   bool readable_;
-  bool started_ = false;
+  size_t next_ = 0;   // whose turn it is
+  size_t shown_ = 0;  // bytes of its text, or tokens, that have been written
   bool in_line_ = false;
-  size_t next_ = 0;
 };
 
 class Generation {
@@ -127,7 +144,7 @@ class Generation {
         if (engine_.finish_reason(ids_[i]) == FinishReason::None) engine_.cancel(ids_[i]);
         sequences_[i].finish = engine_.finish_reason(ids_[i]);
       }
-      if (!options_.json) writer_.sequence_ended();
+      if (!options_.json) writer_.update();
     } catch (const Error&) {
       writer_.close();  // the error's line starts at a line's start
       throw;
@@ -250,9 +267,8 @@ class Generation {
       if (output.finish != FinishReason::Stop) text = sequence.stream.take(text_.bytes(output.token));
       if (sequence.ended()) text += sequence.stream.end();
       sequence.text += text;
-      if (!options_.json) writer_.token(output.token, text);
     }
-    if (sequence.ended() && !options_.json) writer_.sequence_ended();
+    if (!options_.json) writer_.update();
   }
 
   const GenerateOptions& options_;
