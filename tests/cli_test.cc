@@ -111,6 +111,7 @@ TEST(Cli, HelpAndVersionAreNoErrors) {
     EXPECT_NE(help.out.find(command), std::string::npos) << command;
   }
   EXPECT_EQ(rondo_program({"generate", "--help"}).status, 0);
+  EXPECT_NE(rondo_program({"inspect", "--help"}).out.find("On top come"), std::string::npos);
   EXPECT_TRUE(rondo_program({"--version"}).out.starts_with("rondo 0."));
 }
 
@@ -366,7 +367,9 @@ TEST(Cli, InspectKnowsEveryShapeThatShips) {
     ++shapes;
     const Json plan = parsed(rondo_program({"inspect", "--config", entry.path().string(), "--json"}));
     EXPECT_GT(plan.at("totals").at("weights_bytes").get<uint64_t>(), 500'000'000u) << entry.path();
-    EXPECT_EQ(rondo_program({"inspect", "--config", entry.path().string()}).status, 0) << entry.path();
+    const Process::Result tables = rondo_program({"inspect", "--config", entry.path().string()});
+    EXPECT_EQ(tables.status, 0) << entry.path();
+    EXPECT_NE(tables.out.find("graphs, and memory of the host"), std::string::npos) << "what is not counted";
   }
   EXPECT_EQ(shapes, 6u);
 }

@@ -86,6 +86,26 @@ TEST_F(CudaFaults, B6_NoDeviceOrAnOldDriverIsSaidAndTheCpuStillWorks) {
   }
 }
 
+// Graphs, streams and pinned memory included, an engine takes no byte of the device beside its arenas.
+TEST_F(CudaFaults, TotalsOfThePlanAreWhatTheEngineTakesOfTheDeviceToTheByte) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    const test::TinyConfig config({.dtype = dtype});
+    for (const bool one_launch : {false, true}) {
+      options_.one_launch = one_launch;
+      const size_t before = fake::live_bytes();
+      const EngineCore core(config.path(), options_);
+      const MemoryPlan plan = plan_memory(config.path(), options_);
+      EXPECT_EQ(fake::live_bytes() - before, plan.total_bytes) << dtype << (one_launch ? " with loops" : "");
+      ASSERT_EQ(plan.arenas.size(), core.arenas().size());
+      for (size_t i = 0; i < plan.arenas.size(); ++i) {
+        const auto held = fake::allocation_of(core.arenas()[i]->data());
+        EXPECT_TRUE(held.on_device);
+        EXPECT_EQ(held.bytes, plan.arenas[i].bytes) << plan.arenas[i].name;
+      }
+    }
+  }
+}
+
 // The stand-in notes memory that is freed while a graph exec uses it, also when the engine goes.
 TEST_F(CudaFaults, B27_NoBufferIsFreedMovedOrGrownWhileAGraphHoldsIt) {
   static_assert(!std::is_move_constructible_v<Arena> && !std::is_move_assignable_v<Arena>);

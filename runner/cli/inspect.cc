@@ -59,6 +59,12 @@ std::string as_table(const InspectOptions& options, const MemoryPlan& plan) {
   text += fmt::format("{:<15} {:>14} bytes ({:.2f} GB) on the {} device\n", "total", plan.total_bytes,
                       static_cast<double>(plan.total_bytes) / 1e9,
                       options.target.engine.device == DeviceKind::Cpu ? "cpu" : "cuda");
+  text +=
+      options.target.engine.device == DeviceKind::Cpu
+          ? "The total is of weights, pages and step. Threads' scratch, copies of inputs and results, and "
+            "the host's lists come on top.\n"
+          : "The total is all that the engine allocates on the device. The driver's context and graphs, "
+            "and memory of the host (pinned inputs and results, lists) come on top.\n";
   return text;
 }
 

@@ -293,6 +293,9 @@ class InspectCommand {
  public:
   explicit InspectCommand(CLI::App* main) {
     app_ = main->add_subcommand("inspect", "The memory plan, to the byte, touching no device");
+    app_->footer(
+        "The totals are what the engine allocates on the device for weights, K/V pages and the step.\n"
+        "On top come the driver's context and graphs, and memory of the host.");
     add_model_flags(app_, &model_);
     add_integer(app_, "--max-sequences", &model_.engine.max_sequences, 1, kMaxInt,
                 "Sequences decoding at once [16]");
