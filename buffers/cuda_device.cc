@@ -14,8 +14,8 @@
 #endif
 
 #include "buffers/cuda_check.h"
-#include "buffers/cuda_nvml.h"
 #include "buffers/error.h"
+#include "buffers/nvml.h"
 
 namespace rondo {
 namespace {

@@ -73,7 +73,7 @@ install(FILES ${PROJECT_BINARY_DIR}/rondo-config.cmake ${PROJECT_BINARY_DIR}/ron
         DESTINATION ${package} COMPONENT development)
 
 # For pkg-config: what librondo.a needs beside what fmt's and Highway's own files say.
-set(RONDO_PC_LIBRARIES "-lstdc++ -lm -pthread")
+set(RONDO_PC_LIBRARIES "-lstdc++ -lm -pthread -ldl")
 if(RONDO_WITH_CUDA)
   get_target_property(cudart CUDA::cudart_static IMPORTED_LOCATION)
   get_filename_component(RONDO_CUDA_LIBRARIES ${cudart} DIRECTORY)

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "buffers/nvml.h"
+
 #ifdef RONDO_WITH_CUDA
 #include "buffers/cuda_device.h"
 #include "graphs/cuda_capture.h"
@@ -39,11 +41,26 @@ Backend make_cuda_backend(int ordinal) {
   backend.make_recorder = [cuda] { return make_cuda_recorder(*cuda); };
   return backend;
 }
-
-std::string version_text(int version) {
-  return version ? fmt::format("{}.{}", version / 1000, version % 1000 / 10) : std::string("none");
-}
+#ifdef RONDO_NVCC
+constexpr const char* kToolkit = "nvcc " RONDO_NVCC;
+#else
+constexpr const char* kToolkit = "the toolkit's headers alone";
 #endif
+#endif
+
+std::string version_text(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+
+// `cuda`: the newest that the driver runs, as whoever was asked said; 0: there is none.
+std::string describe_driver(const NvmlReport& nvml, int cuda) {
+  const std::string release = nvml.driver.empty() ? "release unknown, " + nvml.unusable : nvml.driver;
+  if (cuda == 0 && nvml.driver.empty()) return fmt::format("NVIDIA driver: none found ({})\n", nvml.unusable);
+  return fmt::format("NVIDIA driver: {}, {}\n", release,
+                     cuda ? "for CUDA up to " + version_text(cuda) : "for a CUDA that it does not name");
+}
+
+std::string gibibytes(uint64_t bytes) {
+  return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (1 << 30));
+}
 
 }  // namespace
 
@@ -56,13 +73,13 @@ AutoChoice choose_backend() {
 
 std::string describe_cuda() {
   const CudaReport report = probe_cuda();
-  std::string text = fmt::format("CUDA driver: {}\nCUDA runtime: {}\n", version_text(report.driver_version),
-                                 version_text(report.runtime_version));
+  std::string text = fmt::format("CUDA toolkit: built with {}, runtime {}\n", kToolkit,
+                                 version_text(report.runtime_version)) +
+                     describe_driver(probe_nvml(), report.driver_version);
   for (size_t i = 0; i < report.gpus.size(); ++i) {
     const auto& gpu = report.gpus[i];
-    text += fmt::format("GPU {}: {}, compute capability {}.{}, {} multiprocessors, {:.1f} GiB\n", i, gpu.name,
-                        gpu.major, gpu.minor, gpu.multiprocessors,
-                        static_cast<double>(gpu.memory_bytes) / (1 << 30));
+    text += fmt::format("GPU {}: {}, compute capability {}.{}, {} multiprocessors, {}\n", i, gpu.name,
+                        gpu.major, gpu.minor, gpu.multiprocessors, gibibytes(gpu.memory_bytes));
   }
   return report.gpus.empty() ? text + "GPU: none\n" : text;
 }
@@ -70,8 +87,16 @@ std::string describe_cuda() {
 AutoChoice choose_backend() { return {false, "this build has the CPU backend alone"}; }
 
 std::string describe_cuda() {
-  return "CUDA: this build has the CPU backend alone (no nvcc was found when it was configured, or "
-         "RONDO_CUDA was OFF)\n";
+  const NvmlReport nvml = probe_nvml();
+  std::string text =
+      "CUDA toolkit: none, this build has the CPU backend alone (no nvcc was found when it was configured, "
+      "or "
+      "RONDO_CUDA was OFF)\n" +
+      describe_driver(nvml, nvml.cuda_version);
+  for (size_t i = 0; i < nvml.gpus.size(); ++i)
+    text += fmt::format("GPU {}: {}, {}; a build that has the CUDA backend may use it\n", i,
+                        nvml.gpus[i].name, gibibytes(nvml.gpus[i].memory_bytes));
+  return nvml.gpus.empty() ? text + "GPU: none found\n" : text;
 }
 #endif
 

@@ -118,8 +118,33 @@ TEST(Cli, HelpAndVersionAreNoErrors) {
 TEST(Cli, DoctorSaysWhichBackendAutoTakes) {
   const Process::Result doctor = rondo_program({"doctor"});
   EXPECT_EQ(doctor.status, 0) << doctor.err;
-  EXPECT_NE(doctor.out.find("auto"), std::string::npos) << doctor.out;
+  for (const char* line :
+       {"rondo ", "\nCUDA toolkit: ", "\nNVIDIA driver: ", "\nGPU", "\nCPU features: ", "\nauto takes: "})
+    EXPECT_NE(doctor.out.find(line), std::string::npos) << doctor.out;
   EXPECT_EQ(doctor.err, "");
+}
+
+// The driver's library is asked at run time, in every build; it may also be there and not start.
+TEST(Cli, DoctorNamesTheDriverThatIsThere) {
+  setenv("LD_LIBRARY_PATH", RONDO_FAKE_DRIVER, 1);
+  const Process::Result found = rondo_program({"doctor"});
+  setenv("RONDO_FAKE_NVML_INIT", "9", 1);
+  const Process::Result broken = rondo_program({"doctor"});
+  unsetenv("RONDO_FAKE_NVML_INIT");
+  unsetenv("LD_LIBRARY_PATH");
+  EXPECT_EQ(found.status, 0) << found.err;
+  EXPECT_NE(found.out.find("\nNVIDIA driver: 999.12.34, for CUDA up to "), std::string::npos) << found.out;
+  if (found.out.find("CPU backend alone") != std::string::npos) {
+    EXPECT_NE(found.out.find(" 13.1\nGPU 0: Fake 1, 80.0 GiB; "), std::string::npos) << found.out;
+    EXPECT_NE(found.out.find("\nGPU 1: Fake 2, "), std::string::npos) << found.out;
+    EXPECT_NE(
+        broken.out.find("\nNVIDIA driver: none found (libnvidia-ml.so.1 is there and does not start, its "
+                        "error is 9)\nGPU: none found\n"),
+        std::string::npos)
+        << broken.out;
+  }
+  EXPECT_EQ(broken.status, 0) << broken.err;
+  EXPECT_EQ(broken.out.find("999.12.34"), std::string::npos) << broken.out;
 }
 
 TEST(Cli, JsonHoldsIdsTextReasonsTimingsAndCounters) {

@@ -82,6 +82,10 @@ TEST_F(CudaFaults, B6_NoDeviceOrAnOldDriverIsSaidAndTheCpuStillWorks) {
     EXPECT_EQ(engine.stats().backend, "cpu");
     generate(engine, work_);
     EXPECT_NE(doctor_report().find("auto takes: cpu"), std::string::npos) << doctor_report();
+    EXPECT_NE(doctor_report().find(", runtime 13.0\n"), std::string::npos) << doctor_report();
+    const std::string driver =
+        device.driver_version == 12020 ? "for CUDA up to 12.2\n" : "for CUDA up to 13.0\n";
+    EXPECT_NE(doctor_report().find(driver), std::string::npos) << doctor_report();
     options_.device = DeviceKind::Cuda;
   }
 }
