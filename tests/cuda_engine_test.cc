@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstring>
 #include <functional>
 #include <thread>
 
@@ -91,89 +90,6 @@ TEST_F(CudaEngine, GoldensOfTransformersInEveryDtype) {
       test::expect_prompt_logits(core, golden, golden.sequences[0]);
     }
   }
-}
-
-// Case 25: outputs poisoned first, every bucket, positions 0 and 1, both sides of a page's edge, and the
-// last.
-TEST_F(CudaEngine, B25_ReplayIsEagerBitForBit) {
-  EngineOptions o = options();
-  o.max_context = 16;
-  o.launch_ahead = false;  // or the logits looked at were the next step's
-  EngineCore replayed(config_.path(), o);
-  o.graph = GraphMode::Off;
-  EngineCore eager(config_.path(), o);
-  const auto run = [&](EngineCore& core) {
-    std::vector<std::vector<float>> seen;
-    for (int rows : {1, 2, 3, 4})
-      for (int start : {0, 1, 6, 7, 8, 13}) {
-        const View logits = core.buffers().logits, sampled = core.buffers().sampled;
-        std::vector<SequenceId> ids;
-        // One prompt that fills the positions, then `rows` sequences that draw at once.
-        for (int i = 0; i < rows; ++i)
-          ids.push_back(core.scheduler().add(
-              greedy(some_tokens(start + 1, kEngineVocab, static_cast<uint32_t>(i)), 3)));
-        while (core.scheduler().busy()) {
-          core.device().fill(logits.data, 0xff, logits.bytes());
-          core.device().fill(sampled.data, 0xff, sampled.bytes());
-          core.step();
-          std::vector<float> host(logits.bytes() / sizeof(float));
-          core.device().read(host.data(), logits.data, logits.bytes());
-          core.device().synchronize();
-          seen.push_back(host);
-        }
-        for (SequenceId id : ids) core.scheduler().remove(id);
-      }
-    return seen;
-  };
-  const auto a = run(replayed), b = run(eager);
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i)
-    ASSERT_EQ(std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(float)), 0) << "step " << i;
-  EXPECT_GT(replayed.stats().replays, 0u);
-  EXPECT_EQ(replayed.stats().eager_off, 0u);
-  EXPECT_EQ(eager.stats().replays, 0u);
-}
-
-TEST_F(CudaEngine, B11_PaddingChangesNoBit) {
-  EngineOptions o = options();
-  o.buckets = {4};
-  o.launch_ahead = false;  // or the logits looked at were the next step's
-  EngineCore padded(config_.path(), o);
-  const Row row{7, 0, 1, 1};
-  const auto logits_of =
-      [&](int rows) {  // the first row's, of a step whose other rows are other sequences or padding
-        std::vector<SequenceId> ids;
-        for (int i = 0; i < rows; ++i) ids.push_back(padded.scheduler().add(greedy({row.token + i}, 2)));
-        padded.step();
-        std::vector<float> host(kEngineVocab);
-        padded.device().read(host.data(), padded.buffers().logits.data, kEngineVocab * sizeof(float));
-        padded.device().synchronize();
-        for (SequenceId id : ids) padded.scheduler().remove(id);
-        return host;
-      };
-  const auto alone = logits_of(1), among = logits_of(4);
-  EXPECT_EQ(std::memcmp(alone.data(), among.data(), kEngineVocab * sizeof(float)), 0);
-}
-
-TEST_F(CudaEngine, B17_WhatLiesInMemoryBeforeDoesNotReachAToken) {
-  const auto prompt = some_tokens(11, kEngineVocab, 7);
-  EngineCore clean(config_.path(), options()), core(config_.path(), options());
-  const auto clean_id = clean.scheduler().add(greedy(prompt, 12));
-  while (clean.scheduler().busy()) clean.step();
-  const auto poison = [&](const View& view) { core.device().fill(view.data, 0xff, view.bytes()); };
-  for (const Layer& layer : core.model().layers) {
-    poison(layer.pages.k);
-    poison(layer.pages.v);
-  }
-  const auto id = core.scheduler().add(greedy(prompt, 12));
-  while (core.scheduler().busy()) {
-    const StepBuffers& b = core.buffers();
-    for (const View& view :
-         {b.x, b.norm, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o, b.partial_ml, b.logits, b.sampled})
-      poison(view);
-    core.step();
-  }
-  EXPECT_EQ(core.scheduler().sequence(id).tokens, clean.scheduler().sequence(clean_id).tokens);
 }
 
 TEST_F(CudaEngine, B26_GraphEagerLazyAndAFreshEngineGiveTheSameTokens) {
