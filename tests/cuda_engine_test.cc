@@ -8,8 +8,9 @@
 #include <thread>
 
 #include "buffers/cuda_device.h"
+#include "runner/engine_core.h"
 #include "runner/step.h"
-#include "tests/parity.h"
+#include "tests/support.h"
 #ifdef RONDO_SIMT
 #include "tests/simt/fake_cudart.h"
 #endif
@@ -80,16 +81,6 @@ TEST_F(CudaEngine, TunedItReplaysWhatItRunsEagerlyAndSaysWhatItTook) {
   EXPECT_EQ(stats.forms.back().rows, 4);
   for (const FormStats& form : stats.forms)
     EXPECT_FALSE(form.kernels.empty()) << form.rows << " " << form.verb;
-}
-
-TEST_F(CudaEngine, GoldensOfTransformersInEveryDtype) {
-  for (const char* name : {"llama-default", "llama-default-bf16", "llama-default-f16", "qwen3-default"}) {
-    for (const test::Golden& golden : test::load_goldens()) {
-      if (golden.name != name) continue;
-      EngineCore core(golden.directory(), test::golden_options(DeviceKind::Cuda, 8));
-      test::expect_prompt_logits(core, golden, golden.sequences[0]);
-    }
-  }
 }
 
 TEST_F(CudaEngine, B26_GraphEagerLazyAndAFreshEngineGiveTheSameTokens) {
