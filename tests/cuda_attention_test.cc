@@ -48,8 +48,9 @@ TEST_P(CudaAttention, AttendReadsEveryHeadDimAndGroup) {
   struct Heads {
     int64_t heads, kv_heads, head_dim;
   };
-  for (const Heads& h : {Heads{2, 2, 8}, Heads{4, 2, 40}, Heads{4, 1, 64}, Heads{8, 1, 128}, Heads{2, 1, 256},
-                         Heads{6, 2, 16}, Heads{5, 1, 24}}) {
+  for (const Heads& h :
+       {Heads{2, 2, 8}, Heads{4, 2, 40}, Heads{4, 1, 64}, Heads{8, 1, 128}, Heads{2, 1, 256}, Heads{6, 2, 16},
+        Heads{5, 1, 24}, Heads{17, 1, 16}, Heads{36, 2, 8}, Heads{24, 1, 32}, Heads{33, 1, 16}}) {
     Case c;
     c.dtype = GetParam();
     c.heads = h.heads;
