@@ -153,7 +153,8 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
                 fmt::format("{}: the plan needs {} bytes, {} of them for K/V, and {} are free; {}",
                             backend_.device->description(), needed, pages, free,
                             largest > static_cast<uint64_t>(dims_.page_size)
-                                ? fmt::format("K/V for {} positions in all (kv_positions) would fit",
+                                ? fmt::format("K/V for {} positions in all would fit: set kv_positions "
+                                              "(--kv-positions), or lower max_context or max_sequences",
                                               largest / static_cast<uint64_t>(dims_.page_size) *
                                                   static_cast<uint64_t>(dims_.page_size))
                                 : std::string("the weights alone do not fit")));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 
 #include "kernels/ops.h"
 #include "runner/checkpoint.h"
@@ -101,6 +102,15 @@ StepDims make_dims(const ModelConfig& config, DType weight_dtype, const EngineOp
     pages = options.kv_positions / page;
   }
   require_range("K/V pages (kv_positions / page_size)", pages, 1, INT32_MAX - 1);
+  // No factor is above 2^24, so that this does not wrap; the size of all may.
+  const uint64_t per_page =
+      2 * static_cast<uint64_t>(dims.kv_size()) * static_cast<uint64_t>(page) * dtype_bytes(weight_dtype);
+  const uint64_t most = std::numeric_limits<int64_t>::max() / static_cast<uint64_t>(config.layers) / per_page;
+  if (static_cast<uint64_t>(pages) + 1 > most)
+    throw Error(ErrorKind::OutOfMemory,
+                fmt::format("K/V of {} positions in all does not fit in 64 bits, that of {} would: set "
+                            "kv_positions (--kv-positions), or lower max_context or max_sequences",
+                            pages * page, (most - 1) * static_cast<uint64_t>(page)));
   dims.pages = pages + 1;
   dims.max_context = std::min(context, pages * page);
   return dims;

@@ -27,6 +27,7 @@ TEST(Cli, RefusesOptionsOutOfRangeByName) {
       {"--max-rows", "1e3"},
       {"--max-rows", "99999999999999999999"},
       {"--max-context", "0"},
+      {"--kv-positions", "0"},
       {"--max-sequences", "2147483648"},
       {"--max-new-tokens", "-1"},
       {"--max-new-tokens", ""},
@@ -383,6 +384,20 @@ TEST(Cli, InspectTotalsAreWhatTheEngineAllocates) {
     EXPECT_LE(end, arena.at("bytes").get<uint64_t>()) << arena.at("name");
   }
   EXPECT_EQ(plan.at("totals").at("total_bytes"), total);
+}
+
+// What a plan that is too large names can be asked for.
+TEST(Cli, KvPositionsAreAnOption) {
+  const TinyConfig config;
+  const Arguments ask = {"--prompt-ids", "1", "--max-new-tokens", "1"};
+  Arguments much = ask, little = ask;
+  much.insert(much.end(), {"--kv-positions", "10000000000"});
+  little.insert(little.end(), {"--kv-positions", "640"});
+  expect_refused(on_cpu("generate", config.path(), much), "OutOfMemory", "--kv-positions");
+  EXPECT_EQ(rondo_program(on_cpu("generate", config.path(), little)).status, 0);
+  const Json plan =
+      parsed(rondo_program({"inspect", "--config", config.path(), "--kv-positions", "640", "--json"}));
+  EXPECT_EQ(plan.at("pages").get<int>(), 640 / plan.at("page_size").get<int>() + 1);
 }
 
 TEST(Cli, InspectKnowsEveryShapeThatShips) {

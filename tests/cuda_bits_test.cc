@@ -152,6 +152,25 @@ TEST_P(CudaBits, B11_PaddingChangesNoBit) {
   }
 }
 
+// A token whose embedding is NaN: its row alone is without an answer, in the same step as the other's.
+TEST_P(CudaBits, B15_ANanRowEndsItsSequenceAndNoOther) {
+  const EngineOptions o = options({1, 2});
+  EngineCore clean(config_.path(), o), core(config_.path(), o);
+  const Request good = greedy({5, 6}, 6);
+  const int32_t poisoned = kVocab - 1;
+  const View& embedding = core.model().embedding;
+  const uint64_t row = embedding.bytes() / kVocab;
+  core.device().fill(static_cast<std::byte*>(embedding.data) + poisoned * row, 0xff, row);
+  const auto expected_id = clean.scheduler().add(good);
+  while (clean.scheduler().busy()) clean.step();
+  const auto bad_id = core.scheduler().add(greedy({poisoned}, 6)), good_id = core.scheduler().add(good);
+  while (core.scheduler().busy())
+    for (const Output& output : core.step()) EXPECT_EQ(output.token == -1, output.sequence == bad_id);
+  EXPECT_EQ(core.scheduler().sequence(bad_id).finish, FinishReason::NumericalError);
+  EXPECT_EQ(core.scheduler().sequence(bad_id).tokens.size(), 1u);
+  EXPECT_EQ(core.scheduler().sequence(good_id).tokens, clean.scheduler().sequence(expected_id).tokens);
+}
+
 // Before every step all that lies between its kernels is NaN, and so are K and V wherever this sequence has
 // not put them.
 TEST_P(CudaBits, B17_WhatLiesInMemoryBeforeDoesNotReachAToken) {

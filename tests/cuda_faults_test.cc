@@ -224,6 +224,52 @@ TEST_F(CudaFaults, B31_ATransientFailureLeavesTheSequenceAndTheRetryGivesTheRigh
   }
 }
 
+// Eagerly, where it is a launch of the step's own kernels that fails, in whatever place.
+TEST_F(CudaFaults, B31_WithoutGraphsAFailedLaunchIsMadeAgainToo) {
+  options_.graph = GraphMode::Off;
+  for (const char* api : {"cudaLaunchKernelExC", "cudaMemcpyAsync", "cudaEventRecord"})
+    for (const int nth : {1, 2, 5, 9}) {
+      fake::reset();
+      Engine engine = open();
+      const auto id = engine.add(work_[0]);
+      engine.step();
+      fake::fail(api, nth, cudaErrorMemoryAllocation);
+      int failed = 0;
+      while (engine.busy()) {
+        const auto before = engine.tokens(id);
+        try {
+          engine.step();
+        } catch (const Error& error) {
+          ++failed;
+          EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory) << error.what();
+          EXPECT_EQ(engine.tokens(id), before) << api << " call " << nth;
+        }
+      }
+      EXPECT_LE(failed, 1) << api;
+      if (std::string(api) == "cudaLaunchKernelExC") {
+        EXPECT_EQ(failed, 1) << "launch " << nth;
+      }
+      EXPECT_EQ(engine.tokens(id), expected_[0]) << api << " call " << nth;
+      EXPECT_EQ(engine.stats().replays, 0u);
+    }
+}
+
+TEST_F(CudaFaults, B18_CancelBetweenStepsTwiceLeavesTheOthersTokens) {
+  for (const GraphMode graph : {GraphMode::Require, GraphMode::Off}) {
+    options_.graph = graph;
+    Engine engine = open();
+    const auto cancelled = engine.add(greedy({9, 8}, 10)), kept = engine.add(work_[1]);
+    engine.step();
+    engine.step();  // another step is in flight
+    engine.cancel(cancelled);
+    engine.cancel(cancelled);
+    while (engine.busy()) engine.step();
+    EXPECT_EQ(engine.finish_reason(cancelled), FinishReason::Cancelled);
+    EXPECT_EQ(engine.tokens(kept), expected_[1]);
+    EXPECT_EQ(engine.stats().pages_used, 0u);
+  }
+}
+
 TEST_F(CudaFaults, B32_AStickyErrorLosesTheDeviceAndLaterCallsNameTheFirstCause) {
   {
     Engine engine = open();

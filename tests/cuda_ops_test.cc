@@ -394,7 +394,7 @@ TEST_F(CudaTest, SampleAddsProbabilitiesWithoutLosingACarry) {
   EXPECT_LE(found[0].token, 2000);
 }
 
-TEST_F(CudaTest, SampleReportsRowsWithoutAnAnswerAndOnlyThose) {
+TEST_F(CudaTest, B15_B16_SampleReportsRowsWithoutAnAnswerAndOnlyThose) {
   Case c;
   Pair pair(c);
   auto logits = pair.randomize(logits_of, 1);

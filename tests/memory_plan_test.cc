@@ -106,6 +106,30 @@ TEST(MemoryPlan, ShippedShapesHaveTheirPublishedSizes) {
   }
 }
 
+// 2^39 positions of 2^24 numbers: K of one layer is 2^65 bytes. The context that is named then has a plan.
+TEST(MemoryPlan, B5_KvThatWrapsIn64BitsIsRefusedWithTheLargestContextThatDoesNot) {
+  const TinyConfig config({.hidden = 8, .heads = 1 << 16, .kv_heads = 1 << 16, .head_dim = 256});
+  for (DeviceKind device : {DeviceKind::Cpu, DeviceKind::Cuda}) {
+    EngineOptions options = test::tiny_options(device);
+    options.page_size = 256;
+    options.kv_positions = (int64_t{1} << 39) - 512;
+    try {
+      plan_memory(config.path(), options);
+      FAIL() << "expected OutOfMemory";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory);
+      const std::string said = error.what(), before = "that of ";
+      ASSERT_NE(said.find(before), std::string::npos) << said;
+      EXPECT_NE(said.find("kv_positions"), std::string::npos) << said;
+      options.kv_positions = std::stoll(said.substr(said.find(before) + before.size()));
+    }
+    EXPECT_GT(options.kv_positions, int64_t{1} << 30);
+    const MemoryPlan plan = plan_memory(config.path(), options);
+    EXPECT_GT(plan.total_bytes, uint64_t{1} << 62) << "the largest, or nearly so";
+    EXPECT_THROW(EngineCore(config.path(), options), Error);
+  }
+}
+
 TEST(MemoryPlan, AnAbsurdContextIsRefusedBeforeAnythingIsAllocated) {
   const TinyConfig config;
   EngineOptions options = test::tiny_options(DeviceKind::Cpu);
@@ -116,6 +140,7 @@ TEST(MemoryPlan, AnAbsurdContextIsRefusedBeforeAnythingIsAllocated) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::OutOfMemory);
     EXPECT_NE(std::string(error.what()).find("would fit"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("kv_positions"), std::string::npos) << error.what();
   }
 }
 

@@ -97,6 +97,8 @@ void add_model_flags(CLI::App* app, ModelFlags* flags) {
               "Rows (tokens) per step, the largest bucket [64]");
   add_integer(app, "--max-context", &engine->max_context, 1, std::numeric_limits<int64_t>::max(),
               "Positions per sequence [the model's maximum, at most 4096]");
+  add_integer(app, "--kv-positions", &engine->kv_positions, 1, std::numeric_limits<int64_t>::max(),
+              "Positions of all sequences together, for which there is K/V memory [--max-context for each]");
 }
 
 void add_max_sequences(CLI::App* app, ModelFlags* flags) {
