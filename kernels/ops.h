@@ -81,9 +81,12 @@ class Ops {
   }
 };
 
+// Nanoseconds of one core below which a loop of the CPU backend is not shared by threads.
+constexpr int64_t kWorthSharingNs = 20'000;
+
 // `threads` 0: as many as there are cores. The arguments are copied; the memory they view must outlive the
-// Ops.
+// Ops. `worth_sharing_ns` is for tests: 0 shares every loop.
 std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
-                                  int threads);
+                                  int threads, int64_t worth_sharing_ns = kWorthSharingNs);
 
 }  // namespace rondo

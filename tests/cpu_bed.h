@@ -31,6 +31,7 @@ struct Spec {
   int head_dim = 16, heads = 4, kv_heads = 2, page_size = 8, window = 0;
   bool bias = false, head_norm = false;
   int hidden = 72, intermediate = 104, vocab = 203, threads = 2;  // no multiple of a vector
+  int64_t worth_sharing_ns = 0;                                   // small as they are, they are shared
 };
 
 inline void PrintTo(const Spec& s, std::ostream* out) {
@@ -112,7 +113,7 @@ struct Bed {
     std::copy(pages.begin(), pages.end(), b.page_tables.as<int32_t>() + d.pages_per_slot());
     for (int i = 0; i < d.slots(); ++i) b.slots.as<SlotParams>()[i] = SlotParams{};
     for (int l_row = 0; l_row < 33; ++l_row) b.logit_rows.as<int32_t>()[l_row] = l_row;
-    ops = make_cpu_ops(d, b, m, s.threads);
+    ops = make_cpu_ops(d, b, m, s.threads, s.worth_sharing_ns);
   }
 
   void fill(const View& v, float scale) {

@@ -9,6 +9,7 @@
 #include <limits>
 #include <thread>
 
+#include "kernels/cpu/sharing.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/thread_pool.h"
 #include "tests/cpu_bed.h"
@@ -63,8 +64,10 @@ TEST(CpuRows, BitsDependOnNeitherCompanyNorThreads) {
       s.bias = s.head_norm = true;
       Bed first(s);
       const std::vector<char> alone = bits_of_row(first, 1, 0);
-      for (int threads : {1, 2, 3}) {
+      for (auto [threads, worth_sharing_ns] :
+           {std::pair{1, int64_t{0}}, {2, 0}, {3, 0}, {2, kWorthSharingNs}}) {
         s.threads = threads;
+        s.worth_sharing_ns = worth_sharing_ns;
         Bed bed(s);
         for (auto [rows, place] :
              {std::pair{1, 0}, {2, 1}, {3, 0}, {5, 4}, {7, 3}, {8, 5}, {33, 0}, {33, 20}, {33, 32}})
@@ -74,6 +77,19 @@ TEST(CpuRows, BitsDependOnNeitherCompanyNorThreads) {
       }
     }
   }
+}
+
+// Products of `rows` rows of bf16, by what they take alone.
+TEST(CpuSharing, TinyLoopsAreTheCallersAndThoseOfLargeModelsAreShared) {
+  const auto shared = [](int64_t outputs, int64_t inputs, int64_t rows, int64_t weights) {
+    return nanoseconds_alone({outputs * inputs * rows, outputs * inputs * 2}, weights) >= kWorthSharingNs;
+  };
+  const int64_t demo = 4 << 20, small = 270'000'000, large = 2'470'000'000;
+  for (auto [outputs, inputs] : {std::pair{320, 192}, {192, 192}, {1024, 192}, {192, 512}, {256, 192}})
+    EXPECT_FALSE(shared(outputs, inputs, 1, demo)) << outputs << " x " << inputs;
+  EXPECT_TRUE(shared(1024, 192, 32, demo)) << "a prompt's";
+  EXPECT_TRUE(shared(576, 576, 1, small)) << "few multiply-adds, but from memory";
+  EXPECT_TRUE(shared(2048, 2048, 1, large));
 }
 
 // Few rows are streamed and many go by blocks; a row must not see which.

@@ -284,15 +284,17 @@ TEST_F(EngineTest, B26_OneRowIsTheSameRowAmongEightBitForBit) {
   EXPECT_NE(among[0], alone);
 }
 
+// Wide enough that threads share what there is to do.
 TEST_F(EngineTest, TokensDoNotDependOnThreadsOrRowLimit) {
   const std::vector<Request> requests = {greedy(some_tokens(20, kVocab, 13), 20),
                                          greedy(some_tokens(3, kVocab, 14), 20)};
-  Engine reference = open();
+  const TinyConfig wide({.hidden = 512, .intermediate = 1024, .heads = 8, .kv_heads = 4, .head_dim = 64});
+  Engine reference = Engine::open(wide.path(), options_);
   const auto expected = generate(reference, requests);
   for (const auto& [threads, rows] : {std::pair{1, 8}, {3, 8}, {2, 4}, {2, 33}}) {
     options_.threads = threads;
     options_.max_rows = rows;
-    Engine engine = open();
+    Engine engine = Engine::open(wide.path(), options_);
     EXPECT_EQ(generate(engine, requests), expected) << threads << " threads, " << rows << " rows";
   }
 }

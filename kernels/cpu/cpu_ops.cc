@@ -10,6 +10,7 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/rope.h"
 #include "kernels/cpu/sample.h"
+#include "kernels/cpu/sharing.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/ops.h"
@@ -17,8 +18,19 @@
 namespace rondo {
 namespace {
 
-// Multiply-adds below which a loop is not worth waking another thread: about 2 us of one core.
-constexpr int64_t kWorthSharing = 1 << 15;
+// In multiply-adds, what an element costs in loops that are no products.
+constexpr int64_t kNormElement = 4;
+constexpr int64_t kPlacedElement = 4;  // normalised, rotated and stored
+constexpr int64_t kScoreElement = 8;   // an exponential, and its share of the sums
+constexpr int64_t kSampledElement = 16;
+
+int64_t weight_bytes(const Model& model) {
+  uint64_t bytes = model.lm_head.weight ? model.lm_head.weight.bytes() : 0;
+  for (const Layer& layer : model.layers)
+    for (const Linear* linear : {&layer.qkv, &layer.o_proj, &layer.gate_up, &layer.down_proj})
+      if (linear->weight) bytes += linear->weight.bytes();
+  return static_cast<int64_t>(bytes);
+}
 
 void store_as(DType dtype, const float* x, int64_t n, void* pages, int64_t offset) {
   switch (dtype) {
@@ -47,10 +59,13 @@ class CpuOps final : public Ops {
     }
   }
 
-  CpuOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, int threads)
+  CpuOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, int threads,
+         int64_t worth_sharing_ns)
       : d_(dims),
         b_(buffers),
         model_(model),
+        weight_bytes_(weight_bytes(model)),
+        worth_sharing_ns_(worth_sharing_ns),
         pool_(threads),
         active_(static_cast<size_t>(dims.max_rows())),
         cos_sin_(static_cast<size_t>(pool_.threads()),
@@ -64,7 +79,7 @@ class CpuOps final : public Ops {
 
   void embed(Bucket bucket) override {
     const int64_t H = d_.hidden_size;
-    share(bucket.rows, H, [&](int64_t begin, int64_t end, int) {
+    share(bucket.rows, {bucket.rows * H, bucket.rows * H * element()}, [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r)
         widen(model_.embedding, static_cast<size_t>(row(r).token * H), static_cast<size_t>(H), x(r));
     });
@@ -75,24 +90,30 @@ class CpuOps final : public Ops {
   void qkv(Bucket bucket, const Layer& layer) override {
     norm_rows(bucket.rows, layer.attention_norm, [](int64_t r) { return r; });
     product(b_.norm, layer.qkv, bucket.rows, b_.qkv, false);
-    share(bucket.rows, d_.qkv_size() * 4, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t r = begin; r < end; ++r)
-        place_heads(r, layer, cos_sin_[static_cast<size_t>(thread)].data());
-    });
+    share(bucket.rows, {bucket.rows * d_.qkv_size() * kPlacedElement, 0},
+          [&](int64_t begin, int64_t end, int thread) {
+            for (int64_t r = begin; r < end; ++r)
+              place_heads(r, layer, cos_sin_[static_cast<size_t>(thread)].data());
+          });
   }
 
   void attend(Bucket bucket, const Layer& layer) override {
     size_t count = 0;
+    int64_t positions = 0;  // of all rows that attend
     for (int64_t r = 0, last = 0; r < bucket.rows; ++r) {
       if (row(r).run > 0) last = r + row(r).run;
-      if (r < last) active_[count++] = static_cast<int32_t>(r);
+      if (r >= last) continue;
+      active_[count++] = static_cast<int32_t>(r);
+      const int64_t seen = row(r).position + 1;
+      positions += layer.sliding_window > 0 ? std::min(seen, layer.sliding_window) : seen;
     }
-    share(static_cast<int64_t>(count) * d_.kv_heads, kWorthSharing,
-          [&](int64_t begin, int64_t end, int thread) {
-            for (int64_t i = begin; i < end; ++i)
-              attend_one(active_[static_cast<size_t>(i / d_.kv_heads)], i % d_.kv_heads, layer,
-                         attend_scratch_[static_cast<size_t>(thread)].data());
-          });
+    const Work work = {positions * (2 * d_.q_size() + d_.heads * kScoreElement),
+                       positions * 2 * d_.kv_size() * element()};
+    share(static_cast<int64_t>(count) * d_.kv_heads, work, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t i = begin; i < end; ++i)
+        attend_one(active_[static_cast<size_t>(i / d_.kv_heads)], i % d_.kv_heads, layer,
+                   attend_scratch_[static_cast<size_t>(thread)].data());
+    });
   }
 
   void add_project(Bucket bucket, const View& in, const Linear& linear) override {
@@ -105,18 +126,17 @@ class CpuOps final : public Ops {
     const Product p = make_product(b_.norm, layer.gate_up, bucket.rows, b_.gate_up, false);
     // A thread makes the gates and the ups of its own range, so that it can join them without waiting for
     // another.
-    share(groups(F), 2 * kProductGroup * d_.hidden_size * bucket.rows,
-          [&](int64_t begin, int64_t end, int thread) {
-            float* scratch = multiply_scratch_[static_cast<size_t>(thread)].data();
-            const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
-            multiply(p, static_cast<size_t>(from), static_cast<size_t>(to), scratch);
-            multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to), scratch);
-            for (int64_t r = 0; r < bucket.rows; ++r) {
-              const float* gate = b_.gate_up.as<float>() + r * 2 * F;
-              silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
-                            b_.h.as<float>() + r * F + from);
-            }
-          });
+    share(groups(F), work_of(layer.gate_up, bucket.rows), [&](int64_t begin, int64_t end, int thread) {
+      float* scratch = multiply_scratch_[static_cast<size_t>(thread)].data();
+      const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
+      multiply(p, static_cast<size_t>(from), static_cast<size_t>(to), scratch);
+      multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to), scratch);
+      for (int64_t r = 0; r < bucket.rows; ++r) {
+        const float* gate = b_.gate_up.as<float>() + r * 2 * F;
+        silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
+                      b_.h.as<float>() + r * F + from);
+      }
+    });
   }
 
   void logits(Bucket bucket) override {
@@ -127,26 +147,27 @@ class CpuOps final : public Ops {
 
   void sample(Bucket bucket) override {
     const int64_t V = d_.vocab_size;
-    share(bucket.logit_rows, V, [&](int64_t begin, int64_t end, int thread) {
-      const auto* list = b_.logit_rows.as<int32_t>();
-      for (int64_t l = begin; l < end; ++l) {
-        if (std::find(list, list + l, list[l]) != list + l) continue;  // the row is another entry's
-        const Row from = row(list[l]);
-        SampleRow of;
-        of.logits = {b_.logits.as<float>() + l * V, static_cast<size_t>(V)};
-        of.params = slot(from.slot);
-        of.position = from.position;
-        of.history = {history(from.slot), static_cast<size_t>(from.position) + 1};
-        of.biases = b_.biases.as<SlotBias>() + from.slot * kMaxSlotBiases;
-        of.token_words = b_.token_words.as<uint32_t>() + l * V;
-        of.top = b_.top.as<TopToken>() + l * kMaxTopTokens;
-        const Sampled drawn = sample_row(of, sample_scratch_[static_cast<size_t>(thread)]);
-        b_.sampled.as<Sampled>()[l] = drawn;
-        if (from.slot == 0) continue;
-        const int32_t moved = from.position < of.params.last_position ? 1 : 0;
-        b_.rows.as<Row>()[list[l]] = {drawn.token, from.position + moved, from.slot, from.run};
-      }
-    });
+    share(bucket.logit_rows, {bucket.logit_rows * V * kSampledElement, 0},
+          [&](int64_t begin, int64_t end, int thread) {
+            const auto* list = b_.logit_rows.as<int32_t>();
+            for (int64_t l = begin; l < end; ++l) {
+              if (std::find(list, list + l, list[l]) != list + l) continue;  // the row is another entry's
+              const Row from = row(list[l]);
+              SampleRow of;
+              of.logits = {b_.logits.as<float>() + l * V, static_cast<size_t>(V)};
+              of.params = slot(from.slot);
+              of.position = from.position;
+              of.history = {history(from.slot), static_cast<size_t>(from.position) + 1};
+              of.biases = b_.biases.as<SlotBias>() + from.slot * kMaxSlotBiases;
+              of.token_words = b_.token_words.as<uint32_t>() + l * V;
+              of.top = b_.top.as<TopToken>() + l * kMaxTopTokens;
+              const Sampled drawn = sample_row(of, sample_scratch_[static_cast<size_t>(thread)]);
+              b_.sampled.as<Sampled>()[l] = drawn;
+              if (from.slot == 0) continue;
+              const int32_t moved = from.position < of.params.last_position ? 1 : 0;
+              b_.rows.as<Row>()[list[l]] = {drawn.token, from.position + moved, from.slot, from.run};
+            }
+          });
   }
 
  private:
@@ -157,12 +178,17 @@ class CpuOps final : public Ops {
   int32_t* history(int64_t s) const { return b_.history.as<int32_t>() + s * d_.max_context; }
   float* x(int64_t r) const { return b_.x.as<float>() + r * d_.hidden_size; }
 
-  // parallel_for where n items of `cost` multiply-adds are worth it.
+  // parallel_for where all n items together are worth it.
   template <class F>
-  void share(int64_t n, int64_t cost, const F& f) {
+  void share(int64_t n, const Work& work, const F& f) {
     if (n == 0) return;
-    if (n * cost < kWorthSharing) return f(0, n, 0);
+    if (nanoseconds_alone(work, weight_bytes_) < worth_sharing_ns_) return f(0, n, 0);
     pool_.parallel_for(n, f);
+  }
+  int64_t element() const { return static_cast<int64_t>(dtype_bytes(d_.weight_dtype)); }
+  static Work work_of(const Linear& linear, int64_t rows) {
+    const int64_t elements = static_cast<int64_t>(linear.weight.shape.elements());
+    return {elements * rows, elements * static_cast<int64_t>(dtype_bytes(linear.weight.dtype))};
   }
 
   static Product make_product(const View& in, const Linear& linear, int64_t rows, const View& out, bool add) {
@@ -181,19 +207,18 @@ class CpuOps final : public Ops {
   void product(const View& in, const Linear& linear, int64_t rows, const View& out, bool add) {
     const Product p = make_product(in, linear, rows, out, add);
     const int64_t outputs = linear.weight.shape[0];
-    share(groups(outputs), kProductGroup * linear.weight.shape[1] * rows,
-          [&](int64_t begin, int64_t end, int thread) {
-            multiply(p, static_cast<size_t>(begin * kProductGroup),
-                     static_cast<size_t>(std::min(outputs, end * kProductGroup)),
-                     multiply_scratch_[static_cast<size_t>(thread)].data());
-          });
+    share(groups(outputs), work_of(linear, rows), [&](int64_t begin, int64_t end, int thread) {
+      multiply(p, static_cast<size_t>(begin * kProductGroup),
+               static_cast<size_t>(std::min(outputs, end * kProductGroup)),
+               multiply_scratch_[static_cast<size_t>(thread)].data());
+    });
   }
 
   // norm[i] = RMSNorm(x[from(i)]) * weight
   template <class From>
   void norm_rows(int64_t rows, const View& weight, const From& from) {
     const int64_t H = d_.hidden_size;
-    share(rows, H, [&](int64_t begin, int64_t end, int) {
+    share(rows, {rows * H * kNormElement, 0}, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i)
         rms_norm(x(from(i)), weight, model_.rms_norm_eps, static_cast<size_t>(H),
                  b_.norm.as<float>() + i * H);
@@ -253,6 +278,8 @@ class CpuOps final : public Ops {
   const StepDims d_;
   const StepBuffers b_;
   const Model model_;
+  const int64_t weight_bytes_;
+  const int64_t worth_sharing_ns_;
   ThreadPool pool_;
   std::vector<int32_t> active_;  // rows that attend, [R]
   // one of each per thread
@@ -265,7 +292,7 @@ class CpuOps final : public Ops {
 }  // namespace
 
 std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
-                                  int threads) {
+                                  int threads, int64_t worth_sharing_ns) {
   if (dims.activation_dtype != DType::f32)
     throw Error(ErrorKind::InvalidArgument, std::string("activation_dtype: expected f32 on the CPU, found ") +
                                                 dtype_name(dims.activation_dtype));
@@ -273,7 +300,7 @@ std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffe
     throw Error(ErrorKind::InvalidArgument, "heads: expected a multiple of kv_heads " +
                                                 std::to_string(dims.kv_heads) + ", found " +
                                                 std::to_string(dims.heads));
-  return std::make_unique<CpuOps>(dims, buffers, model, threads);
+  return std::make_unique<CpuOps>(dims, buffers, model, threads, worth_sharing_ns);
 }
 
 }  // namespace rondo
