@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <limits>
@@ -160,6 +162,24 @@ TEST(CpuRows, NaNInOneRowLeavesTheOthersBitsAlone) {
     EXPECT_EQ(memcmp(dirty.b.logits.as<float>() + r * s.vocab, clean.b.logits.as<float>() + r * s.vocab,
                      static_cast<size_t>(s.vocab) * 4),
               0);
+  }
+}
+
+// More threads than cores, so that most come late: parts are whole and in nobody else's hands, and what one
+// loop wrote the next one finds.
+TEST(ThreadPool, APartIsTakenOnceByWhoeverComesFirst) {
+  constexpr int kThreads = 16, kLoops = 400;
+  ThreadPool pool(kThreads);
+  std::vector<int> mine(kThreads);  // of each part, written without a lock
+  for (int loop = 0; loop < kLoops; ++loop) {
+    std::array<std::atomic<int>, kThreads> taken{};
+    pool.parallel_for(kThreads, [&](int64_t begin, int64_t end, int part) {
+      EXPECT_EQ(begin, part);
+      EXPECT_EQ(end, part + 1);
+      EXPECT_EQ(mine[static_cast<size_t>(part)]++, loop);
+      taken[static_cast<size_t>(part)].fetch_add(1);
+    });
+    for (const auto& times : taken) ASSERT_EQ(times.load(), 1) << "loop " << loop;
   }
 }
 

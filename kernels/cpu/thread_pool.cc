@@ -26,7 +26,7 @@ int usable_cores() {
 }
 
 // Returns once `value` is no longer `old`.
-void wait_for_change(const std::atomic<int>& value, int old) {
+void wait_for_change(const std::atomic<uint32_t>& value, uint32_t old) {
   const auto deadline = std::chrono::steady_clock::now() + kSpin;
   do {
     for (int i = 0; i < 16; ++i) {
@@ -45,13 +45,13 @@ ThreadPool::ThreadPool(int threads) : owner_(getpid()) {
                                                 std::to_string(kMostThreads) + ", found " +
                                                 std::to_string(threads));
   const int total = threads == 0 ? std::min(usable_cores(), kMostThreads) : threads;
-  workers_.resize(static_cast<size_t>(total) - 1);
+  workers_ = std::vector<Worker>(static_cast<size_t>(total) - 1);
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i].pool = this;
     workers_[i].index = static_cast<int>(i) + 1;
     const auto entry = [](void* p) -> void* {
-      const Worker* worker = static_cast<Worker*>(p);
-      worker->pool->work(worker->index);
+      Worker* worker = static_cast<Worker*>(p);
+      worker->pool->work(*worker);
       return nullptr;
     };
     if (pthread_create(&workers_[i].handle, nullptr, entry, &workers_[i]) != 0) {
@@ -79,6 +79,14 @@ void ThreadPool::run_part(int thread) const {
   if (begin < end) invoke_(body_, begin, end, thread);
 }
 
+// Parts are taken in every loop, so that one which nobody has taken yet is known by the loop before. A thread
+// that comes late for an earlier loop takes nothing.
+bool ThreadPool::take(Worker& worker, uint32_t loop) {
+  uint32_t before = loop - 1;
+  return worker.taken.compare_exchange_strong(before, loop, std::memory_order_acq_rel,
+                                              std::memory_order_relaxed);
+}
+
 void ThreadPool::run(int64_t n, Invoke invoke, const void* body) {
   n_ = n;
   invoke_ = invoke;
@@ -87,20 +95,27 @@ void ThreadPool::run(int64_t n, Invoke invoke, const void* body) {
     for (int t = 0; t < threads(); ++t) run_part(t);
     return;
   }
-  pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
+  pending_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
+  const uint32_t loop = epoch_.fetch_add(1, std::memory_order_release) + 1;
   epoch_.notify_all();
   run_part(0);
-  for (int left; (left = pending_.load(std::memory_order_acquire)) != 0;) wait_for_change(pending_, left);
+  for (auto worker = workers_.rbegin(); worker != workers_.rend(); ++worker) {
+    if (!take(*worker, loop)) continue;
+    run_part(worker->index);
+    pending_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  for (uint32_t left; (left = pending_.load(std::memory_order_acquire)) != 0;)
+    wait_for_change(pending_, left);
 }
 
-void ThreadPool::work(int thread) {
-  int epoch = 0;
+void ThreadPool::work(Worker& worker) {
+  uint32_t loop = 0;
   while (true) {
-    wait_for_change(epoch_, epoch);
-    ++epoch;  // run() waits for every worker, so epochs are never skipped
+    wait_for_change(epoch_, loop);
+    loop = epoch_.load(std::memory_order_acquire);
     if (stopping_) return;
-    run_part(thread);
+    if (!take(worker, loop)) continue;
+    run_part(worker.index);
     if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
   }
 }
