@@ -4,19 +4,15 @@
 #include <cstring>
 #include <new>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SIMT_ASAN)
 #include <pthread.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-#if defined(SIMT_TSAN)
-#include <sanitizer/tsan_interface.h>
 #endif
 
 #if !defined(SIMT_USES_UCONTEXT)
 // Saves the registers that a call preserves, then the stack pointer; the other fiber's come back in reverse
 // order. swapcontext() would do, at ten times the cost: it makes a system call for the signal mask.
-extern "C" void simt_switch_stack(void** save, void* to);
 asm(R"(.text
+.globl simt_switch_stack
 .type simt_switch_stack,@function
 simt_switch_stack:
   push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
@@ -38,13 +34,19 @@ constexpr uint64_t kCanary = 0x5AFE57ACC0DEBA5Eull;
 }  // namespace
 
 Fiber::Fiber() {
-#if defined(__SANITIZE_ADDRESS__)
-  pthread_attr_t attributes;
-  void* low = nullptr;
-  pthread_getattr_np(pthread_self(), &attributes);
-  pthread_attr_getstack(&attributes, &low, &size_);
-  pthread_attr_destroy(&attributes);
-  stack_ = static_cast<char*>(low);
+#if defined(SIMT_ASAN)
+  static thread_local size_t size = 0;
+  static thread_local char* low = nullptr;
+  if (!low) {  // asked once: it reads /proc/self/maps
+    pthread_attr_t attributes;
+    void* address = nullptr;
+    pthread_getattr_np(pthread_self(), &attributes);
+    pthread_attr_getstack(&attributes, &address, &size);
+    pthread_attr_destroy(&attributes);
+    low = static_cast<char*>(address);
+  }
+  stack_ = low;
+  size_ = size;
 #endif
 #if defined(SIMT_TSAN)
   tsan_fiber_ = __tsan_get_current_fiber();
@@ -81,25 +83,8 @@ Fiber::~Fiber() {
   std::free(stack_);
 }
 
-void Fiber::switch_to(Fiber& from, Fiber& to) {
-#if defined(SIMT_TSAN)
-  __tsan_switch_to_fiber(to.tsan_fiber_, __tsan_switch_to_fiber_no_sync);
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(&from.asan_fake_stack_, to.stack_, to.size_);
-#endif
-#if defined(SIMT_USES_UCONTEXT)
-  swapcontext(&from.context_, &to.context_);
-#else
-  simt_switch_stack(&from.stack_pointer_, to.stack_pointer_);
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(from.asan_fake_stack_, nullptr, nullptr);
-#endif
-}
-
 void Fiber::entered() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(SIMT_ASAN)
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
 }

@@ -13,6 +13,14 @@
 #if defined(SIMT_UCONTEXT) || !defined(__x86_64__)
 #include <ucontext.h>
 #define SIMT_USES_UCONTEXT 1
+#else
+extern "C" void simt_switch_stack(void** save, void* to);
+#endif
+#if defined(SIMT_ASAN)
+#include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(SIMT_TSAN)
+#include <sanitizer/tsan_interface.h>
 #endif
 
 namespace simt {
@@ -28,7 +36,22 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  static void switch_to(Fiber& from, Fiber& to);
+  static void switch_to(Fiber& from, Fiber& to) {
+#if defined(SIMT_TSAN)
+    __tsan_switch_to_fiber(to.tsan_fiber_, __tsan_switch_to_fiber_no_sync);
+#endif
+#if defined(SIMT_ASAN)
+    __sanitizer_start_switch_fiber(&from.asan_fake_stack_, to.stack_, to.size_);
+#endif
+#if defined(SIMT_USES_UCONTEXT)
+    swapcontext(&from.context_, &to.context_);
+#else
+    simt_switch_stack(&from.stack_pointer_, to.stack_pointer_);
+#endif
+#if defined(SIMT_ASAN)
+    __sanitizer_finish_switch_fiber(from.asan_fake_stack_, nullptr, nullptr);
+#endif
+  }
   // First thing on a new stack: tells AddressSanitizer that the switch is complete.
   static void entered();
   // To ThreadSanitizer: what `fiber`, which never runs again, did comes before whoever acquires the key.

@@ -61,17 +61,19 @@ Pool& pool() {
 
 enum class State : uint8_t { fresh, ready, running, at_barrier, in_collective, at_landing, exited };
 
-struct Thread {
+// A cache line: a block has up to 1024, each read at every turn of its thread.
+struct alignas(64) Thread {
   State state = State::fresh;
-  Fiber* fiber = nullptr;
-  uint3 index{};
+  bool predicate = false;
+  uint16_t count = 0;
   uint32_t mask = 0;
+  Fiber* fiber = nullptr;
   Resolve resolve = nullptr;
   void* payload = nullptr;
-  int predicate = 0, count = 0;
   const void* landing = nullptr;  // that it waits for
   Where at{};
 };
+static_assert(sizeof(Thread) == 64);
 struct Warp {
   uint32_t exited = 0;
   int waiting = 0;
@@ -83,6 +85,9 @@ struct SharedVariable {
 };
 struct Index {
   unsigned value;
+};
+struct Index3 {
+  uint3 value;
 };
 struct FreeFiber {
   Fiber* fiber;
@@ -119,8 +124,13 @@ class Grid {
       arena_ = static_cast<char*>(exact_allocation(2 * kMaxStaticShared));
     }
     for (auto& item : pool_.items) free_.push_back({item.fiber.get()});
-    ready_.resize(n_);
+    unsigned places = 1;
+    while (places < n_) places *= 2;
+    ready_.resize(places);
     order_.resize(n_);
+    indices_.resize(n_);
+    for (unsigned i = 0; i < n_; ++i)
+      indices_[i] = {{i % block_.x, i / block_.x % block_.y, i / (block_.x * block_.y)}};
   }
   ~Grid() {
     if (!failure_.empty()) pool_.items.clear();  // some of its fibers are stuck inside the kernel
@@ -139,10 +149,7 @@ class Grid {
     gridDim = grid_;
     threads_.assign(n_, {});
     warps_.assign((n_ + kWarpSize - 1) / kWarpSize, {});
-    for (unsigned i = 0; i < n_; ++i) {
-      threads_[i].index = {i % block_.x, i / block_.x % block_.y, i / (block_.x * block_.y)};
-      order_[i].value = options_.order == Order::reverse ? n_ - 1 - i : i;
-    }
+    for (unsigned i = 0; i < n_; ++i) order_[i].value = options_.order == Order::reverse ? n_ - 1 - i : i;
     if (options_.order == Order::random)
       for (unsigned i = n_; i > 1; --i) std::swap(order_[i - 1], order_[random() % i]);
     next_ = exited_ = waiting_ = head_ = tail_ = 0;
@@ -196,13 +203,14 @@ class Grid {
       int count = 0;
       for (auto& other : threads_) {
         count += other.predicate;
-        if (other.at.line != at.line || std::strcmp(other.at.file, at.file) != 0)
+        if (other.at.line != at.line ||
+            (other.at.file != at.file && std::strcmp(other.at.file, at.file) != 0))
           fail("threads of one block meet at different __syncthreads()", other.at);
       }
       waiting_ = 0;
       ++generation_;
       for (Index i : order_) {
-        threads_[i.value].count = count;
+        threads_[i.value].count = static_cast<uint16_t>(count);
         wake(i.value);
       }
     }
@@ -223,20 +231,23 @@ class Grid {
     self.payload = payload;
     self.at = at;
     self.state = State::in_collective;
-    if (++warp.waiting < __builtin_popcount(mask)) return yield();
-    void* payloads[kWarpSize] = {};
+    const int lanes = mask == ~0u ? int(kWarpSize) : __builtin_popcount(mask);
+    if (++warp.waiting < lanes) return yield();
     for (unsigned l = 0; l < kWarpSize; ++l) {
+      payloads_[l] = nullptr;
       if (!(mask >> l & 1)) continue;
       const Thread& other = threads_[base + l];
       if (other.state != State::in_collective) return yield();  // the ones that wait have another mask
       if (other.resolve != resolve || other.mask != mask)
         fail("lanes of one warp meet in different collectives", at);
-      payloads[l] = other.payload;
+      payloads_[l] = other.payload;
     }
-    resolve(payloads, mask);
-    warp.waiting -= __builtin_popcount(mask);
-    for (unsigned l = 0; l < kWarpSize; ++l)
-      if (mask >> l & 1) wake(base + l);
+    resolve(payloads_, mask);
+    warp.waiting -= lanes;
+    for (unsigned k = 0; k < kWarpSize; ++k) {
+      const unsigned l = options_.order == Order::forward ? kWarpSize - 1 - k : k;
+      if (mask >> l & 1) wake_first(base + l);
+    }
   }
 
   void prepare_landing(const void* word, Where at) {
@@ -307,13 +318,15 @@ class Grid {
   Pool& pool_ = pool();
   const unsigned n_;  // threads of a block
   unsigned running_ = 0, next_ = 0, exited_ = 0, waiting_ = 0, generation_ = 0;
-  unsigned head_ = 0, tail_ = 0;  // of the ring ready_: [head_, tail_)
+  unsigned head_ = 0, tail_ = 0;  // of the ring ready_, whose size is a power of two: [head_, tail_)
   size_t dynamic_bytes_, static_bytes_ = 0;
   void* dynamic_;
   uint64_t random_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   std::vector<Index> order_, ready_;
+  std::vector<Index3> indices_;
+  void* payloads_[kWarpSize] = {};  // of the collective that is resolved
   std::vector<SharedVariable> shared_;
   std::vector<FreeFiber> free_;
   Landings landings_;
@@ -323,7 +336,7 @@ class Grid {
   char barrier_keys_[2] = {}, start_ = 0, end_ = 0;
 
   Fiber& current() { return *threads_[running_].fiber; }
-  Index& slot(unsigned k) { return ready_[k % n_]; }
+  Index& slot(unsigned k) { return ready_[k & (ready_.size() - 1)]; }
 
   void check(const char* wrong, Where at) {
     if (wrong) fail(wrong, at);
@@ -352,7 +365,15 @@ class Grid {
     if (i != running_) slot(tail_++).value = i;
   }
 
-  // Chooses the next thread: forward = first come, first served; reverse = newest first; random = any.
+  // In front of other warps: a warp goes as far as it can while its lanes' stacks are in the cache.
+  void wake_first(unsigned i) {
+    if (options_.order != Order::forward || i == running_) return wake(i);
+    threads_[i].state = State::ready;
+    slot(--head_).value = i;
+  }
+
+  // Chooses the next thread: forward = first come, first served, warp by warp; reverse = newest first; random
+  // = any.
   bool pick() {
     const bool some_fresh = next_ < n_, some_ready = head_ != tail_;
     if (!some_fresh && !some_ready) return false;
@@ -369,7 +390,7 @@ class Grid {
       running_ = slot(--tail_).value;
     }
     threads_[running_].state = State::running;
-    threadIdx = threads_[running_].index;
+    threadIdx = indices_[running_].value;
     here.lane = running_ % kWarpSize;
     here.warp = running_ / kWarpSize;
     return true;
@@ -397,7 +418,7 @@ class Grid {
       if (t.state == State::at_landing) ++at_landing, example = &t;
     }
     char text[600];
-    const uint3 b = blockIdx, t = example->index;
+    const uint3 b = blockIdx, t = indices_[static_cast<size_t>(example - threads_.data())].value;
     std::snprintf(
         text, sizeof text,
         "deadlock in block (%u,%u,%u): %u threads have exited, %u wait at __syncthreads(), %u in a warp "

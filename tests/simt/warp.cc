@@ -21,6 +21,16 @@ void resolve_shuffle(void* const* payloads, uint32_t mask) {
   }
 }
 
+// memcpy() of a size that is known is a move.
+void copy(void* to, const void* from, size_t bytes) {
+  if (bytes == 4)
+    std::memcpy(to, from, 4);
+  else if (bytes == 8)
+    std::memcpy(to, from, 8);
+  else
+    std::memcpy(to, from, bytes);
+}
+
 struct VoteCall {
   uint64_t in;
   uint32_t out;
@@ -125,9 +135,9 @@ void multiply_matrices(float (&d)[4], const float (&a)[8], const float (&b)[4], 
 
 void shuffle(uint32_t mask, const void* in, void* out, size_t bytes, int source_lane, Where at) {
   ShuffleCall call{0, 0, source_lane};
-  std::memcpy(&call.in, in, bytes);
+  copy(&call.in, in, bytes);
   collective(mask, &call, resolve_shuffle, at);
-  std::memcpy(out, &call.out, bytes);
+  copy(out, &call.out, bytes);
 }
 uint32_t ballot(uint32_t mask, int predicate, Where at) {
   VoteCall call{predicate != 0, 0, Reduce::add};
