@@ -45,6 +45,11 @@ std::vector<Output> Engine::step(bool ahead, bool again) {
   return impl_->core.step(ahead, again);
 }
 
+void Engine::fail(bool led) {
+  EngineCore::Turn turn(impl_->core);
+  impl_->core.fail(led);
+}
+
 void Engine::generate(const std::function<void(const Output&)>& each) {
   EngineCore::Turn turn(impl_->core);
   impl_->core.generate(each);

@@ -155,17 +155,21 @@ struct Output {
 // what was asked for, before the same steps, an engine of the same options decides the same: see
 // replay_events().
 struct LogEvent {
-  enum class Kind { Add, Fork, Resume, Verify, Restore, Cancel, Remove, Admit, Preempt, Finish, Step };
+  // Fail: a step was planned and failed. What was decided for it stands, and it is planned again.
+  enum class Kind { Add, Fork, Resume, Verify, Restore, Cancel, Remove, Admit, Preempt, Finish, Step, Fail };
   Kind kind = Kind::Step;
   uint64_t step = 0;  // steps made before it
   SequenceId sequence = 0;
-  SequenceId source = 0;   // Fork: of which sequence
-  int64_t length = 0;      // Resume: tokens kept. Admit: positions shared with others. Step: rows
+  SequenceId source = 0;  // Fork: of which sequence
+  // Resume: tokens kept. Admit: positions shared with others. Step, Fail: rows; none where step() only told
+  // of sequences that had ended meanwhile.
+  int64_t length = 0;
   int max_new_tokens = 0;  // Resume
   int slot = 0;            // Admit, Preempt
   FinishReason finish = FinishReason::None;
   bool again = false;  // Step: behind another in one launch, so that nobody was admitted between
-  bool ahead = false;  // Step: it was planned before the step in front of it had been made
+  bool ahead = false;  // Step, Fail: it was planned before the step in front of it had been made
+  bool led = false;    // Fail: its successor had been planned too
   std::shared_ptr<const Request> request;               // Add
   std::shared_ptr<const Sampling> sampling;             // Fork
   std::vector<int32_t> drafts;                          // Verify
@@ -341,6 +345,7 @@ class Engine {
   friend std::vector<Output> replay_events(Engine& engine, const std::vector<LogEvent>& events);
   struct Impl;
   std::vector<Output> step(bool ahead, bool again);  // as the log says that it was, whatever the options
+  void fail(bool led);                               // the same
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

@@ -44,6 +44,8 @@ class EngineCore {
   // `ahead`: leaves the step's successor in flight where that can be, whatever the options say.
   // `again`: plans it as a step of a run, where none is in flight.
   std::vector<Output> step(bool ahead, bool again = false);
+  // What a step that fails leaves: it is planned, with its successor if it `led` to one, and no more.
+  void fail(bool led);
   void generate(const Each& each);
   int verify(SequenceId sequence, const std::vector<int32_t>& drafts);
   SequenceId fork(SequenceId sequence, const Sampling& sampling);
@@ -125,11 +127,13 @@ class EngineCore {
   void drop_flight();
   void note_time(double took, double waited);
   int make_step(const StepPlan& plan);
-  void advance(bool ahead, bool again);
+  std::vector<Output> step(bool ahead, bool again, std::optional<StepPlan> planned);
+  StepPlan take_flight(std::optional<Flight>& flight);
+  void advance(bool ahead, bool again, std::optional<StepPlan> planned);
   void hand_out(std::vector<Output> outputs, const Each& each);
   void prepare_loops(bool wanted);
   Recording* loop_of(int bucket);
-  bool run_loop(const Each& each);
+  bool run_loop(const Each& each, std::optional<StepPlan>& planned);
   void launch_loop(const StepPlan& plan, int steps, Recording& recording);
   void follow_loop(StepPlan plan, const Each& each);
   // Runs device work; remembers a lost device, names the steps under way in what it throws, and leaves the

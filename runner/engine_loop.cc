@@ -140,17 +140,20 @@ void EngineCore::follow_loop(StepPlan plan, const Each& each) {
   counters_.wasted_rows += wasted;
 }
 
-// False where the next step is none of a run, and nothing was done.
-bool EngineCore::run_loop(const Each& each) {
-  StepPlan plan = scheduler_->plan();
+// False where the next step is none of a run, and no more was done than to plan it.
+bool EngineCore::run_loop(const Each& each, std::optional<StepPlan>& planned) {
+  planned = scheduler_->plan();
+  StepPlan& plan = *planned;
   if (plan.rows.empty()) return false;
   Recording* const recording = loop_of(bucket_of(dims_, static_cast<int>(plan.rows.size())).rows);
   const int steps = recording ? scheduler_->reserve_run(plan, kLoopSteps) : 0;
   if (steps == 0) return false;
+  const uint64_t steps_before = counters_.steps;
   try {
     launch_loop(plan, steps, *recording);
-    follow_loop(std::move(plan), each);
+    follow_loop(plan, each);
   } catch (...) {
+    if (counters_.steps == steps_before) scheduler_->fail(plan, false);
     // The loop may still run: what it draws is not wanted, and its pages are about to be given back.
     ask_to_stop(loop_->mail());
     try {
@@ -181,8 +184,9 @@ void EngineCore::generate(const Each& each) {
   for (;;) {
     inbox_.take(*scheduler_);
     if (!scheduler_->busy()) return;
-    if (loop_ && !flight_ && run_loop(each)) continue;
-    hand_out(step(launch_ahead_ && !loop_), each);
+    std::optional<StepPlan> planned;
+    if (loop_ && !flight_ && run_loop(each, planned)) continue;
+    hand_out(step(launch_ahead_ && !loop_, false, std::move(planned)), each);
   }
 }
 

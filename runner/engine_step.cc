@@ -108,28 +108,33 @@ int EngineCore::make_step(const StepPlan& plan) {
   return right;
 }
 
-// Commits the step in flight, or the one planned now; with `ahead`, and where that can be, leaves its
-// successor in flight. Whatever fails, of this step or of its successor, drops both: nothing has been
-// committed, and the step is planned again.
-void EngineCore::advance(bool ahead, bool again) {
+StepPlan EngineCore::take_flight(std::optional<Flight>& flight) {
+  flight = std::exchange(flight_, std::nullopt);
+  return scheduler_->take_ahead();
+}
+
+// Commits the step in flight, or the one `planned`, now if it was not before; with `ahead`, and where that
+// can be, leaves its successor in flight. Whatever fails, of this step or of its successor, drops both:
+// nothing has been committed, and the step is planned again.
+void EngineCore::advance(bool ahead, bool again, std::optional<StepPlan> planned) {
   const auto start = Clock::now();
   const double waited = counters_.wait_seconds;
   std::optional<Flight> flight, next;
   StepPlan plan;
   if (flight_) {
-    flight = std::exchange(flight_, std::nullopt);
-    plan = scheduler_->take_ahead();
+    plan = take_flight(flight);
   } else {
-    plan = again ? scheduler_->plan_again() : scheduler_->plan();
-    if (plan.rows.empty()) return;
+    plan = planned ? std::move(*planned) : again ? scheduler_->plan_again() : scheduler_->plan();
+    if (plan.rows.empty()) return scheduler_->log_told();
   }
+  bool led = false;
   try {
     if (!flight) flight = enqueue(plan);
-    if (ahead && !inbox_.pending() && scheduler_->plan_ahead(plan))
-      next = enqueue_ahead(plan, scheduler_->ahead());
+    led = ahead && !inbox_.pending() && scheduler_->plan_ahead(plan);
+    if (led) next = enqueue_ahead(plan, scheduler_->ahead());
     commit(plan, *flight);
   } catch (...) {
-    scheduler_->drop_ahead();
+    scheduler_->fail(plan, led);
     throw;
   }
   flight_ = next;
@@ -139,10 +144,20 @@ void EngineCore::advance(bool ahead, bool again) {
 
 std::vector<Output> EngineCore::step() { return step(launch_ahead_); }
 
-std::vector<Output> EngineCore::step(bool ahead, bool again) {
+std::vector<Output> EngineCore::step(bool ahead, bool again) { return step(ahead, again, std::nullopt); }
+
+std::vector<Output> EngineCore::step(bool ahead, bool again, std::optional<StepPlan> planned) {
   if (flight_ && !scheduler_->ahead_is_wanted()) drop_flight();
-  advance(ahead, again);
+  advance(ahead, again, std::move(planned));
   return scheduler_->take_outputs();
+}
+
+void EngineCore::fail(bool led) {
+  if (flight_ && !scheduler_->ahead_is_wanted()) drop_flight();
+  std::optional<Flight> flight;
+  const StepPlan plan = flight_ ? take_flight(flight) : scheduler_->plan();
+  if (led) scheduler_->plan_ahead(plan);
+  scheduler_->fail(plan, led);
 }
 
 }  // namespace rondo

@@ -11,7 +11,9 @@ namespace {
 class Replay {
  public:
   using Step = std::function<std::vector<Output>(bool ahead, bool again)>;
-  Replay(Engine& engine, Step step) : engine_(engine), step_(std::move(step)) {}
+  using Fail = std::function<void(bool led)>;
+  Replay(Engine& engine, Step step, Fail fail)
+      : engine_(engine), step_(std::move(step)), fail_(std::move(fail)) {}
 
   // `ahead`: the step behind this event, if it is one, was planned before this one had been made.
   void ask(const LogEvent& event, bool ahead) {
@@ -28,6 +30,7 @@ class Replay {
         verified_ = true;
         return;
       case Kind::Step: return step(ahead, event.again);
+      case Kind::Fail: return fail_(event.led);
       case Kind::Admit:
       case Kind::Preempt:
       case Kind::Finish: return;
@@ -64,6 +67,7 @@ class Replay {
 
   Engine& engine_;
   Step step_;
+  Fail fail_;
   bool verified_ = false;
   std::unordered_map<SequenceId, SequenceId> here_, there_;
   std::vector<Output> outputs_;
@@ -72,13 +76,16 @@ class Replay {
 }  // namespace
 
 std::vector<Output> replay_events(Engine& engine, const std::vector<LogEvent>& events) {
-  Replay replay(engine, [&engine](bool ahead, bool again) { return engine.step(ahead, again); });
+  Replay replay(
+      engine, [&engine](bool ahead, bool again) { return engine.step(ahead, again); },
+      [&engine](bool led) { engine.fail(led); });
   // Whether the next step was planned ahead has to be known when the one in front is made.
   std::vector<bool> ahead(events.size());
   bool next = false;
   for (size_t i = events.size(); i-- > 0;) {
     ahead[i] = next;
-    if (events[i].kind == LogEvent::Kind::Step) next = events[i].ahead;
+    if (events[i].kind == LogEvent::Kind::Step || events[i].kind == LogEvent::Kind::Fail)
+      next = events[i].ahead;
   }
   for (size_t i = 0; i < events.size(); ++i) replay.ask(events[i], ahead[i]);
   return replay.finish();

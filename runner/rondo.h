@@ -91,7 +91,8 @@ typedef enum rondo_event_kind {
   RONDO_EVENT_ADMIT = 7,
   RONDO_EVENT_PREEMPT = 8,
   RONDO_EVENT_FINISH = 9,
-  RONDO_EVENT_STEP = 10
+  RONDO_EVENT_STEP = 10,
+  RONDO_EVENT_FAIL = 11
 } rondo_event_kind;
 
 // One line of the scheduler's log: rondo::LogEvent without `request`, `sampling`, `drafts` and `saved`, what

@@ -102,7 +102,7 @@ GraphMode to_graph(int32_t graph) {
 }
 
 // Both lists in the same order.
-static_assert(static_cast<int>(LogEvent::Kind::Step) == RONDO_EVENT_STEP);
+static_assert(static_cast<int>(LogEvent::Kind::Fail) == RONDO_EVENT_FAIL);
 static_assert(static_cast<int>(FinishReason::NumericalError) == RONDO_FINISH_NUMERICAL_ERROR);
 
 rondo_event to_event(const LogEvent& event) {

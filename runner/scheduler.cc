@@ -216,6 +216,13 @@ Sequence Scheduler::lend(int64_t positions) {
 
 void Scheduler::take_back(Sequence& lent) { pages_.release(lent); }
 
+void Scheduler::log_told() {
+  if (outputs_.empty()) return;
+  LogEvent event;
+  event.kind = LogEvent::Kind::Step;
+  log(std::move(event));
+}
+
 std::vector<Output> Scheduler::take_outputs() { return std::exchange(outputs_, {}); }
 
 void Scheduler::return_outputs(std::span<const Output> outputs) {

@@ -84,6 +84,8 @@ class Scheduler {
   bool ahead_is_wanted() const;  // a share is left
   StepPlan take_ahead() { return std::exchange(ahead_, {}); }
   void drop_ahead() { ahead_ = {}; }
+  // The planned step failed, and with it its successor, where it `led` to one.
+  void fail(const StepPlan& plan, bool led);
 
   // Somebody waits who may be admitted by the next plan().
   bool somebody_may_come() const;
@@ -103,6 +105,8 @@ class Scheduler {
   // empty where no sequence asks for it. Returns how many drafts were right.
   int commit(const StepPlan& plan, std::span<const Sampled> sampled, std::span<const TopToken> top);
   std::vector<Output> take_outputs();
+  // Outputs are about to be taken by a step without rows: the log has it, where there are any.
+  void log_told();
   void return_outputs(std::span<const Output> outputs);  // the last that were taken, in front of all others
 
   // A slot and pages for `positions`, of a scheduler that is not busy; nothing but these four calls sees

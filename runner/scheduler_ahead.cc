@@ -51,6 +51,17 @@ bool Scheduler::plan_ahead(const StepPlan& plan) {
   return true;
 }
 
+// What was decided for it is not undone: the next plan begins with it.
+void Scheduler::fail(const StepPlan& plan, bool led) {
+  drop_ahead();
+  LogEvent event;
+  event.kind = LogEvent::Kind::Fail;
+  event.length = static_cast<int64_t>(plan.rows.size());
+  event.ahead = plan.ahead;
+  event.led = led;
+  log(std::move(event));
+}
+
 bool Scheduler::ahead_is_wanted() const {
   return std::any_of(ahead_.shares.begin(), ahead_.shares.end(),
                      [](const StepPlan::Share& share) { return share.sequence != nullptr; });

@@ -274,13 +274,7 @@ TEST_F(EngineAhead, TheLogSaysWhatWasAheadAndReplaysToTheSameDecisions) {
   for (const Output& output : replay_events(again, asked))
     replayed.emplace_back(output.sequence, output.token);
   EXPECT_EQ(replayed, outputs);
-  const auto text = [](const LogEvent& e) {
-    return fmt::format("{} step {} sequence {} length {} slot {} ahead {} finish {}",
-                       static_cast<int>(e.kind), e.step, e.sequence, e.length, e.slot, e.ahead,
-                       finish_reason_name(e.finish));
-  };
-  ASSERT_EQ(events.size(), asked.size());
-  for (size_t i = 0; i < asked.size(); ++i) ASSERT_EQ(text(events[i]), text(asked[i])) << i;
+  EXPECT_EQ(test::log_difference(asked, events), "");
 }
 
 }  // namespace
