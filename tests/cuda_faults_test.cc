@@ -24,34 +24,52 @@ class CudaFaults : public test::CudaTinyFaults {
     EXPECT_EQ(generate(engine, work_), expected_);
   }
 
+  static bool lost(cudaError_t error) { return error == cudaErrorIllegalAddress; }
+  static bool lost(cublasStatus_t) { return false; }
+
   const std::vector<Request> work_ = {greedy({1, 2, 3}, 4), greedy({5}, 4)};
   std::vector<std::vector<int32_t>> expected_;
 };
 
 TEST_F(CudaFaults, B19_EveryCallOfConstructionAndFirstStepFailsOnce) {
-  fake::reset();
-  { expect_healthy(); }
+  const auto forget = [] {
+    fake::reset();
+    fake::set_device({.multiprocessors = 1});  // grids of one block: there are hundreds of calls
+  };
+  const std::vector<Request> first_steps = {greedy({1, 2, 3}, 2)};
+  forget();
+  generate(*std::make_unique<Engine>(open()), first_steps);
   const auto calls = fake::calls();
   int failed = 0;
-  for (const auto& [api, count] : calls) {
-    if (api.rfind("cuda", 0) != 0) continue;
-    // Every call where there are few; of hundreds of launches and copies a spread.
-    const int stride = count > 24 ? static_cast<int>(count / 12) : 1;
-    for (int nth = 1; nth <= static_cast<int>(count); nth += stride) {
-      fake::reset();
-      fake::fail(api, nth, cudaErrorMemoryAllocation);
-      try {
-        Engine engine = open();
-        generate(engine, {work_[0]});
-      } catch (const Error& error) {
-        ++failed;
-        EXPECT_GT(std::string(error.what()).size(), 10u);
+  const auto fail = [&](const std::string& api, int nth, auto error) {
+    forget();
+    fake::fail(api, nth, error);
+    try {
+      Engine engine = open();
+      generate(engine, first_steps);
+    } catch (const Error& thrown) {
+      ++failed;
+      EXPECT_GT(std::string(thrown.what()).size(), 10u);
+      // Whether there is a device at all is another question.
+      if (api.rfind("cudaGetDevice", 0) != 0) {
+        EXPECT_EQ(thrown.kind() == ErrorKind::DeviceLost, lost(error))
+            << api << " call " << nth << ": " << thrown.what();
       }
-      EXPECT_EQ(fake::live_objects(), 0u) << api << " call " << nth << ": " << fake::live_report();
-      EXPECT_EQ(fake::misuse(), "") << api << " call " << nth;
+    }
+    EXPECT_EQ(fake::live_objects(), 0u) << api << " call " << nth << ": " << fake::live_report();
+    EXPECT_EQ(fake::misuse(), "") << api << " call " << nth;
+  };
+  for (const auto& [api, count] : calls) {
+    for (int nth = 1; nth <= static_cast<int>(count); ++nth) {
+      if (api.rfind("cuda", 0) == 0) {
+        fail(api, nth, cudaErrorIllegalAddress);
+        fail(api, nth, nth % 2 ? cudaErrorMemoryAllocation : cudaErrorInvalidValue);
+      } else {
+        fail(api, nth, nth % 2 ? CUBLAS_STATUS_ALLOC_FAILED : CUBLAS_STATUS_EXECUTION_FAILED);
+      }
     }
   }
-  EXPECT_GT(failed, 20);
+  EXPECT_GT(failed, 400);
   fake::reset();
   expect_healthy();
 }
