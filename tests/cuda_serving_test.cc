@@ -2,10 +2,6 @@
 // every engine here has one bucket, so that a row's bits cannot depend on how many rows its step has.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cstdlib>
-
-#include "runner/engine_core.h"
 #include "tests/cuda_tiny.h"
 #include "tests/serving.h"
 
@@ -15,15 +11,8 @@ namespace {
 using test::alone;
 using test::drawn;
 using test::greedy;
-using test::resident_pages;
 using test::run_all;
 using test::some_tokens;
-
-#ifdef RONDO_SIMT  // each step costs it a tenth of a second and more
-constexpr bool kExecutor = true;
-#else
-constexpr bool kExecutor = false;
-#endif
 
 class CudaServing : public test::CudaTiny {
  protected:
@@ -128,44 +117,6 @@ TEST_F(CudaServing, VerifyAgreesWithWhatIsDrawn) {
   auto tokens = engine.tokens(id);
   tokens.erase(tokens.begin(), tokens.begin() + static_cast<int64_t>(request.prompt.size()));
   EXPECT_EQ(tokens, expected);
-}
-
-TEST_F(CudaServing, B44_RandomStepsLeaveTheDeviceAsItWas) {
-  options_.kv_positions = 32;
-  EngineCore core(config_.path(), options_);
-  std::mt19937 random(44);
-  std::map<SequenceId, size_t> live;  // which of the requests
-  size_t added = 0;
-  const auto kinds = requests();
-  std::map<size_t, std::vector<int32_t>> first;  // what each gave when it ended by itself
-  const uint64_t free_before = core.device().free_bytes();
-  const char* const asked = std::getenv("RONDO_SOAK_STEPS");  // scripts/gpu --soak
-  const uint64_t steps = kExecutor ? 40 : asked ? std::strtoull(asked, nullptr, 10) : 10000;
-  int64_t resident_before = 0;
-  while (core.stats().steps < steps) {
-    if (!resident_before && core.stats().steps >= steps / 10) resident_before = resident_pages();
-    while (live.size() < 5) {
-      const size_t kind = added++ % kinds.size();
-      live[core.scheduler().add(kinds[kind])] = kind;
-    }
-    if (random() % 30 == 0)
-      core.scheduler().cancel(std::next(live.begin(), static_cast<int64_t>(random() % live.size()))->first);
-    for (const Output& output : core.step()) {
-      if (output.finish == FinishReason::None) continue;
-      if (output.finish != FinishReason::Cancelled) {
-        const auto& tokens = core.scheduler().sequence(output.sequence).tokens;
-        ASSERT_EQ(first.emplace(live[output.sequence], tokens).first->second, tokens);
-      }
-      live.erase(output.sequence);
-      core.remove(output.sequence);
-    }
-  }
-  EXPECT_GE(first.size(), std::min(kinds.size(), static_cast<size_t>(steps / 20)));
-  EXPECT_EQ(core.device().free_bytes(), free_before);
-  if (!kExecutor) {  // whose own books grow with every call
-    EXPECT_LE(resident_pages(), resident_before + 64) << "more than an allocator's own books";
-  }
-  EXPECT_EQ(core.stats().replays, core.stats().steps);
 }
 
 }  // namespace

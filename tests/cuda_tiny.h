@@ -1,5 +1,5 @@
-// The smallest engine on the CUDA backend, for tests that make many steps: the executor takes a tenth of a
-// second and more for one.
+// The smallest engine on the CUDA backend, for tests that make many steps: the executor takes some ten
+// milliseconds for one.
 #pragma once
 
 #include <gtest/gtest.h>
