@@ -1,8 +1,6 @@
 // Loops of steps while calls fail, on the stand-in.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
 #include "runner/engine_core.h"
 #include "tests/cuda_tiny.h"
 #include "tests/serving.h"
@@ -73,56 +71,6 @@ TEST_F(CudaLoopFaults, B31_WhateverFailsInALoopWhatWasToldStandsAndTheRestIsRigh
       engine.remove(id);
       engine.remove(beside);
     }
-    EXPECT_EQ(engine.stats().pages_used, 0u);
-  }
-  expect_clean();
-}
-
-// Requests come and are cancelled from the callback, pages are short, all while one call in fifty fails.
-TEST_F(CudaLoopFaults, B44_B45_RandomGenerationsThatFailNowAndThenTellNoWrongToken) {
-  options_.kv_positions = 40;
-  {
-    Engine engine = open();
-    std::vector<Request> kinds;
-    std::vector<std::vector<int32_t>> expected;
-    for (uint32_t i = 0; i < 4; ++i) {
-      kinds.push_back(greedy(test::some_tokens(1 + static_cast<int>(i), 32, i), 8 + 3 * static_cast<int>(i)));
-      if (i % 2) kinds.back().sampling = test::drawn(i);
-      expected.push_back(alone(engine, kinds.back()));
-    }
-    std::mt19937 random(44);
-    std::map<SequenceId, std::pair<size_t, std::vector<int32_t>>> live;  // its kind, what it was told
-    int added = 0, ended = 0, failed = 0;
-    const auto add = [&] {
-      const size_t kind = random() % kinds.size();
-      live[engine.add(kinds[kind])].first = kind;
-      ++added;
-    };
-    const auto each = [&](const Output& output) {
-      auto& [kind, told] = live.at(output.sequence);
-      if (output.token >= 0) told.push_back(output.token);
-      ASSERT_LE(told.size(), expected[kind].size());
-      ASSERT_TRUE(std::equal(told.begin(), told.end(), expected[kind].begin()));
-      if (output.finish != FinishReason::None) {
-        ++ended;
-        EXPECT_EQ(told.size() == expected[kind].size(), output.finish == FinishReason::Length);
-      }
-      if (added < 16 && random() % 8 == 0) add();
-      if (random() % 40 == 0) engine.cancel(output.sequence);
-    };
-    for (int i = 0; i < 3; ++i) add();
-    fake::fail_at_random(0.02, 45, cudaErrorMemoryAllocation);
-    while (ended < added) {
-      try {
-        engine.generate(each);
-      } catch (const Error& error) {
-        ASSERT_NE(error.kind(), ErrorKind::DeviceLost) << error.what();
-        ++failed;
-      }
-    }
-    fake::fail_at_random(0, 0, cudaSuccess);
-    EXPECT_GT(failed, 0);
-    EXPECT_GT(engine.stats().loops, 5u);
     EXPECT_EQ(engine.stats().pages_used, 0u);
   }
   expect_clean();
