@@ -179,19 +179,62 @@ TEST_F(CudaEngine, B20_WhatCannotBeCapturedIsRefusedByNameAndTheStreamGoesOn) {
   }
 }
 
-TEST_F(CudaEngine, B21_AnotherThreadMayAllocateWhileGraphsAreCaptured) {
-  std::atomic<bool> stop{false}, failed{false};
+TEST_F(CudaEngine, B21_AnotherThreadMayAllocateWaitAndUseTheLegacyStreamWhileGraphsAreCaptured) {
+  std::atomic<bool> stop{false};
+  std::atomic<int> rounds{0};
+  std::string failed;  // the other thread's, until it has ended
   std::thread other([&] {
-    cudaSetDevice(0);
-    while (!stop) {
+    const auto made = [&](cudaError_t error, const char* call) {
+      if (error != cudaSuccess) failed += std::string(call) + ": " + cudaGetErrorName(error) + "\n";
+    };
+#define MADE(call) made(call, #call)
+    MADE(cudaSetDevice(0));
+    cudaStream_t stream = nullptr;
+    MADE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (; !stop; ++rounds) {
       void* p = nullptr;
-      if (cudaMalloc(&p, 4096) != cudaSuccess || cudaFree(p) != cudaSuccess) failed = true;
+      int word = 7;
+      MADE(cudaMalloc(&p, 4096));
+      MADE(cudaMemsetAsync(p, 0, 4096, stream));
+      MADE(cudaStreamSynchronize(stream));
+      MADE(cudaMemcpy(&word, p, sizeof word, cudaMemcpyDeviceToHost));  // on the legacy stream
+      MADE(cudaMemsetAsync(p, 1, 4096, nullptr));
+      MADE(cudaStreamSynchronize(nullptr));
+      MADE(cudaFree(p));
+      if (word != 0) failed += "the copy found something else\n";
     }
+    MADE(cudaStreamDestroy(stream));
+#undef MADE
   });
+  while (rounds == 0) std::this_thread::yield();
+  const int before = rounds;
   Engine engine = Engine::open(config_.path(), options(GraphMode::Require));
+  const int meanwhile = rounds - before;
   stop = true;
   other.join();
-  EXPECT_FALSE(failed);
+  EXPECT_EQ(failed, "");
+  EXPECT_GT(meanwhile, 0);
+  EXPECT_EQ(engine.stats().buckets.size(), 3u);
+}
+
+// A wait for the whole device spoils every capture, whoever asks for it: then the engine says so, and opens
+// when it is asked again.
+TEST_F(CudaEngine, B21_AWaitForTheWholeDeviceByAnotherThreadIsSurvived) {
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    cudaSetDevice(0);
+    while (!stop) cudaDeviceSynchronize();
+  });
+  for (int i = 0; i < 3; ++i) {
+    try {
+      Engine::open(config_.path(), options(GraphMode::Require));
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("apture"), std::string::npos) << error.what();
+    }
+  }
+  stop = true;
+  other.join();
+  Engine engine = Engine::open(config_.path(), options(GraphMode::Require));
   EXPECT_EQ(engine.stats().buckets.size(), 3u);
 }
 
