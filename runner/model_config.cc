@@ -22,8 +22,7 @@ constexpr int64_t kMaxLayers = 4096;
 constexpr int64_t kMaxHeads = 1 << 16;
 constexpr int64_t kMaxHeadDim = 256;  // the attention kernels' largest
 constexpr int64_t kHeadDimStep = 8;   // and their vector width
-constexpr int64_t kMaxPositions = INT32_MAX;
-constexpr double kMinEps = 1e-30;  // a normal float32, with room
+constexpr double kMinEps = 1e-30;     // a normal float32, with room
 
 constexpr uint64_t kMaxConfigBytes = uint64_t{1} << 20;
 constexpr JsonLimits kConfigLimits = {100000, 16384};

@@ -12,7 +12,6 @@ namespace {
 constexpr double kMaxTheta = 1e12;
 constexpr double kMaxFactor = 1e6;
 constexpr double kMinFactor = 1e-6;
-constexpr int64_t kMaxPositions = INT32_MAX;
 
 struct KindName {
   std::string_view name;

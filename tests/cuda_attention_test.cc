@@ -9,6 +9,7 @@ namespace rondo {
 namespace {
 
 using test::Case;
+using test::CudaTest;
 using test::Pair;
 using test::Side;
 using test::tolerance;
@@ -16,13 +17,7 @@ using test::tolerance;
 View q_of(Side& s) { return s.buffers.q; }
 View o_of(Side& s) { return s.buffers.o; }
 
-class CudaAttentionTest : public testing::Test {
- protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-  }
-};
+class CudaAttentionTest : public CudaTest {};
 class CudaAttention : public CudaAttentionTest, public testing::WithParamInterface<DType> {};
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaAttention, testing::Values(DType::f32, DType::f16, DType::bf16),
                          [](const auto& dtype) { return std::string(dtype_name(dtype.param)); });

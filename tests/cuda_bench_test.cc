@@ -8,6 +8,7 @@
 #include "buffers/cuda_device.h"
 #include "runner/bench/measure.h"
 #include "runner/bench/trace.h"
+#include "tests/cuda_test.h"
 #include "tests/json.h"
 #include "tests/support.h"
 #ifdef RONDO_SIMT
@@ -17,11 +18,11 @@
 namespace rondo::bench {
 namespace {
 
-class CudaBench : public testing::Test {
+class CudaBench : public test::CudaTest {
  protected:
   void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
+    test::CudaTest::SetUp();
+    if (IsSkipped()) return;
 #ifdef RONDO_SIMT
     fake::set_memory(size_t{8} << 30);
 #endif

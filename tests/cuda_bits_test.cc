@@ -8,13 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "buffers/cuda_device.h"
 #include "runner/engine_core.h"
+#include "tests/cuda_test.h"
 #include "tests/support.h"
 
 namespace rondo {
 namespace {
 
+using test::CudaTest;
 using test::greedy;
 using test::some_tokens;
 using test::TinyConfig;
@@ -25,13 +26,8 @@ const std::vector<int> kBuckets = {1, 2, 4, 5, 8, 9};
 
 // Products of whole multiples of 128 columns and a head_dim of whole multiples of 16: what 16-bit types need
 // for the streaming products and for tensor cores.
-class CudaBits : public testing::TestWithParam<const char*> {
+class CudaBits : public CudaTest, public testing::WithParamInterface<const char*> {
  protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-  }
-
   static EngineOptions options(std::vector<int> buckets) {
     EngineOptions o = test::tiny_options(DeviceKind::Cuda);
     o.max_rows = o.max_sequences = buckets.back();

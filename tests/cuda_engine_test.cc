@@ -10,6 +10,7 @@
 #include "buffers/cuda_device.h"
 #include "runner/engine_core.h"
 #include "runner/step.h"
+#include "tests/cuda_test.h"
 #include "tests/support.h"
 #ifdef RONDO_SIMT
 #include "tests/simt/fake_cudart.h"
@@ -33,13 +34,8 @@ constexpr int kEngineVocab = 320;
 const test::TinySizes kSizes{.vocab = kEngineVocab};
 #endif
 
-class CudaEngine : public testing::Test {
+class CudaEngine : public test::CudaTest {
  protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-  }
-
   EngineOptions options(GraphMode graph = GraphMode::Auto) {
     EngineOptions o = tiny_options(DeviceKind::Cuda);
     o.graph = graph;

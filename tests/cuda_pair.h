@@ -20,6 +20,7 @@
 #include "buffers/cuda_device.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "tests/cuda_test.h"
 #ifdef RONDO_SIMT
 #include "tests/simt/fake_cudart.h"
 #include "tests/simt/simt.h"

@@ -5,12 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "buffers/cuda_device.h"
+#include "tests/cuda_test.h"
 #include "tests/parity.h"
 
 namespace rondo {
 namespace {
 
+using test::CudaTest;
 using test::Golden;
 
 std::vector<Golden> goldens(const std::string& tolerance_class = "") {
@@ -23,13 +24,7 @@ std::vector<Golden> goldens(const std::string& tolerance_class = "") {
   return all;
 }
 
-class CudaParity : public testing::TestWithParam<Golden> {
- protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-  }
-};
+class CudaParity : public CudaTest, public testing::WithParamInterface<Golden> {};
 INSTANTIATE_TEST_SUITE_P(Goldens, CudaParity, testing::ValuesIn(goldens()), test::golden_name);
 
 #ifdef RONDO_SIMT

@@ -12,13 +12,7 @@
 namespace rondo::test {
 namespace {
 
-class CudaStream : public testing::TestWithParam<DType> {
- protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-  }
-};
+class CudaStream : public CudaTest, public testing::WithParamInterface<DType> {};
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaStream, testing::Values(DType::f16, DType::bf16),
                          [](const auto& dtype) { return dtype_name(dtype.param); });
 

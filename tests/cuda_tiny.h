@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "buffers/cuda_device.h"
 #include "runner/engine.h"
+#include "tests/cuda_test.h"
 #include "tests/support.h"
 #ifdef RONDO_SIMT
 #include "tests/simt/fake_cudart.h"
@@ -16,7 +16,7 @@
 
 namespace rondo::test {
 
-class CudaTiny : public testing::Test {
+class CudaTiny : public CudaTest {
  protected:
   static constexpr int kVocab = 32;
 
@@ -34,10 +34,6 @@ class CudaTiny : public testing::Test {
     options_.buckets = std::move(buckets);
     options_.max_sequences = max_sequences;
     options_.max_context = max_context;
-  }
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
   }
   Engine open() { return Engine::open(config_.path(), options_); }
 

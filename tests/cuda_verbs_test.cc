@@ -13,13 +13,7 @@ namespace {
 
 constexpr int kRows = 2;
 
-class CudaVerb : public testing::TestWithParam<std::tuple<Verb, DType>> {
- protected:
-  void SetUp() override {
-    const CudaReport report = probe_cuda();
-    if (!report.unusable.empty()) GTEST_SKIP() << report.unusable;
-  }
-};
+class CudaVerb : public CudaTest, public testing::WithParamInterface<std::tuple<Verb, DType>> {};
 INSTANTIATE_TEST_SUITE_P(Small, CudaVerb,
                          testing::Combine(testing::ValuesIn(kVerbs),
                                           testing::Values(DType::f32, DType::bf16)),
