@@ -103,14 +103,15 @@ typedef struct rondo_event {
   uint64_t step;       // steps made before it
   rondo_sequence sequence;
   rondo_sequence source;   // fork: of which sequence
-  int64_t length;          // resume: tokens kept; admit: positions shared with others; step: rows
+  int64_t length;          // resume: tokens kept; admit: positions shared with others; step, fail: rows
   rondo_event_kind kind;   // others than these may come with a later library
   int32_t max_new_tokens;  // resume
   int32_t slot;            // admit, preempt
   rondo_finish finish;     // finish
   bool again;              // step: behind another in one launch, so that nobody was admitted between
-  bool ahead;              // step: it was planned before the step in front of it had been made
-  uint8_t reserved[6];
+  bool ahead;              // step, fail: it was planned before the step in front of it had been made
+  bool led;                // fail: its successor had been planned too
+  uint8_t reserved[5];
 } rondo_event;
 
 typedef struct rondo_options {

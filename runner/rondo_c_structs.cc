@@ -106,10 +106,19 @@ static_assert(static_cast<int>(LogEvent::Kind::Fail) == RONDO_EVENT_FAIL);
 static_assert(static_cast<int>(FinishReason::NumericalError) == RONDO_FINISH_NUMERICAL_ERROR);
 
 rondo_event to_event(const LogEvent& event) {
-  return {sizeof(rondo_event),  event.step,   event.sequence,
-          event.source,         event.length, static_cast<rondo_event_kind>(event.kind),
-          event.max_new_tokens, event.slot,   static_cast<rondo_finish>(event.finish),
-          event.again,          event.ahead,  {}};
+  return {sizeof(rondo_event),
+          event.step,
+          event.sequence,
+          event.source,
+          event.length,
+          static_cast<rondo_event_kind>(event.kind),
+          event.max_new_tokens,
+          event.slot,
+          static_cast<rondo_finish>(event.finish),
+          event.again,
+          event.ahead,
+          event.led,
+          {}};
 }
 
 template <class T>
