@@ -73,9 +73,12 @@ AutoChoice choose_backend() {
 
 std::string describe_cuda() {
   const CudaReport report = probe_cuda();
+  const NvmlReport nvml = probe_nvml();
+  // CUDA may not start where the driver is known all the same.
+  const int newest = report.driver_version ? report.driver_version : nvml.cuda_version;
   std::string text = fmt::format("CUDA toolkit: built with {}, runtime {}\n", kToolkit,
                                  version_text(report.runtime_version)) +
-                     describe_driver(probe_nvml(), report.driver_version);
+                     describe_driver(nvml, newest);
   for (size_t i = 0; i < report.gpus.size(); ++i) {
     const auto& gpu = report.gpus[i];
     text += fmt::format("GPU {}: {}, compute capability {}.{}, {} multiprocessors, {}\n", i, gpu.name,

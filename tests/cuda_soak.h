@@ -90,7 +90,9 @@ class CudaSoak : public CudaTiny {
     if (kRepeats == 1) {
       EXPECT_GT(stats.accepted_drafts, 0u);  // too rare for few steps
       // A sanitizer keeps what was freed.
-      EXPECT_LE(resident_pages(), resident + 64) << "more than an allocator's own books";
+      // What the heap's books do not show. A thread that takes an arena of its own, as threads do when others
+      // hold theirs, costs some 32 pages, and there are a few threads.
+      EXPECT_LE(resident_pages(), resident + 256) << "more than an allocator's own books";
     }
     EXPECT_EQ(stats.eager_off, 0u);
     if (!calls_fail) {

@@ -49,6 +49,8 @@ link_with_this_library() {
   (cd "$out" && bash -c "$(ninja -t commands client | tail -n 1)")
 }
 
+cached() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }  # what this build was configured with
+
 export PREFIX=$work/prefix LD_LIBRARY_PATH=$work/prefix/lib
 ran=0 clients=()
 for block in "$blocks"/*; do
@@ -64,7 +66,8 @@ for block in "$blocks"/*; do
     *.cmake)
       project=$work/$(number "$block")
       mkdir "$project" && cp -P "$work/client/client.cc" "$work/client/rondo" "$project" && cp "$block" "$project/CMakeLists.txt"
-      cmake -S "$project" -B "$project/out" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$PREFIX" -DRONDO_CUDA=OFF \
+      cmake -S "$project" -B "$project/out" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$PREFIX" \
+        -DRONDO_CUDA="$(cached RONDO_CUDA)" -DRONDO_NVCC="$(cached RONDO_NVCC)" \
         >"$work/log" 2>&1 || die "$(basename "$block"): $(cat "$work/log")"
       if grep -q FetchContent "$block"; then
         link_with_this_library "$project/out" >"$work/log" 2>&1 || die "$(basename "$block"): $(cat "$work/log")"
