@@ -68,8 +68,11 @@ TEST_F(EngineTest, B7_AHundredLoadsGiveTheSameTokensInTheSameMemory) {
     ASSERT_EQ(generate(again, {greedy(prompt, 12)}), expected) << "load " << i;
     if (i == 20) resident = test::resident_pages();
   }
-  // An engine's own memory is some 500 pages: of 79 engines that is not a hundredth.
-  EXPECT_LT(test::resident_pages(), resident + 400);
+  // An engine's own memory is some 500 pages: of 79 engines that is not a hundredth. A sanitizer keeps what was
+  // freed.
+  if (test::kRepeats == 1) {
+    EXPECT_LT(test::resident_pages(), resident + 400);
+  }
 }
 
 TEST_F(EngineTest, B8_TokenIdsOutsideTheVocabularyAreRefused) {
