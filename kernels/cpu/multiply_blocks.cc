@@ -92,6 +92,10 @@ HWY_INLINE Floats in_register(Floats v) {
   return v;
 }
 
+// A lambda that captures accumulators: of one that is called, gcc would keep them in memory, with a store for
+// each multiply-add. With AVX-512's 24 of them it is too long to be inlined unasked.
+#define RONDO_INLINED HWY_ATTR __attribute__((always_inline))
+
 // totals[row][output] += the tile's sums over `length` elements of rows x and of `outputs` weights.
 template <size_t kRows, bool kFetch, class T>
 HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_RESTRICT w, size_t stride,
@@ -105,11 +109,11 @@ HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_
   const T* HWY_RESTRICT p3 = outputs > 3 ? p2 + stride : w;
   RONDO_ROWS(RONDO_DECLARE)
   const auto add = [&](Floats w0, Floats w1, Floats w2, Floats w3, const auto& row)
-                       HWY_ATTR { RONDO_ROWS(RONDO_ACCUMULATE) };
-  const auto whole = [&](size_t i) HWY_ATTR {
+                       RONDO_INLINED { RONDO_ROWS(RONDO_ACCUMULATE) };
+  const auto whole = [&](size_t i) RONDO_INLINED {
     const Floats w0 = load(d, w + i), w1 = load(d, p1 + i);
     add(w0, w1, kOutputs > 2 ? load(d, p2 + i) : w0, kOutputs > 2 ? load(d, p3 + i) : w0,
-        [&](size_t r) HWY_ATTR { return hn::LoadU(d, x + r * x_stride + i); });
+        [&](size_t r) RONDO_INLINED { return hn::LoadU(d, x + r * x_stride + i); });
   };
   size_t i = 0;
   if constexpr (kFetch) {
@@ -123,9 +127,9 @@ HWY_INLINE void tile(const float* HWY_RESTRICT x, size_t x_stride, const T* HWY_
     const size_t n = length - i;
     const Floats w0 = load_first(d, w + i, n), w1 = load_first(d, p1 + i, n);
     add(w0, w1, kOutputs > 2 ? load_first(d, p2 + i, n) : w0, kOutputs > 2 ? load_first(d, p3 + i, n) : w0,
-        [&](size_t r) HWY_ATTR { return load_first(d, x + r * x_stride + i, n); });
+        [&](size_t r) RONDO_INLINED { return load_first(d, x + r * x_stride + i, n); });
   }
-  const auto join = [&](Floats s0, Floats s1, Floats s2, Floats s3) HWY_ATTR {
+  const auto join = [&](Floats s0, Floats s1, Floats s2, Floats s3) RONDO_INLINED {
     float sums[4];
     sum_four(s0, s1, s2, s3, sums);
     for (size_t j = 0; j < 4; ++j) totals[j] += sums[j];
