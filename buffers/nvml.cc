@@ -19,10 +19,6 @@ using HandleByPci = int (*)(const char* bus_id, void** device);
 using DriverVersion = int (*)(char* text, unsigned bytes);
 using CudaVersion = int (*)(int* version);
 using DeviceName = int (*)(void* device, char* text, unsigned bytes);
-struct MemoryBytes {
-  unsigned long long total = 0, free = 0, used = 0;
-};
-using MemoryInfo = int (*)(void* device, MemoryBytes* memory);
 using ClockInfo = int (*)(void* device, int clock, unsigned* mhz);
 using ThrottleReasons = int (*)(void* device, unsigned long long* reasons);
 
@@ -48,6 +44,11 @@ int megahertz(ClockInfo ask, void* gpu, int clock) {
 }  // namespace
 
 struct Nvml::Library {
+  struct MemoryBytes {
+    unsigned long long total = 0, free = 0, used = 0;
+  };
+  using MemoryInfo = int (*)(void* device, MemoryBytes* memory);
+
   void* handle = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
   Init init = function<Init>("nvmlInit_v2");
   Shutdown shutdown = function<Shutdown>("nvmlShutdown");
@@ -126,7 +127,7 @@ NvmlReport probe_nvml() {
     void* gpu = nullptr;
     if (library.handle_by_index(i, &gpu) != 0) continue;
     std::array<char, 96> name{};
-    MemoryBytes memory;
+    Nvml::Library::MemoryBytes memory;
     if (!library.device_name ||
         library.device_name(gpu, name.data(), static_cast<unsigned>(name.size() - 1)) != 0)
       name = {"a GPU"};
