@@ -53,7 +53,7 @@ TEST(Checkpoint, ReadsPartOfAWeight) {
   write_tiny_model(dir);
   const Checkpoint checkpoint = Checkpoint::open(dir.path(), tiny_config());
   std::vector<TensorToWrite> tensors = weights_of(tiny_config(), DType::f32);
-  const TensorToWrite& norm = tensor_named(tensors, "model.norm.weight");
+  const TensorToWrite norm = tensor_named(tensors, "model.norm.weight");
   char part[5];
   checkpoint.read(norm.name, 3, part, sizeof part);
   EXPECT_EQ(std::string(part, sizeof part), norm.data.substr(3, 5));
