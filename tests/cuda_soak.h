@@ -64,7 +64,7 @@ class CudaSoak : public CudaTiny {
     serving.let_calls_fail(calls_fail);
     const uint64_t piece = std::max<uint64_t>(steps / 100, 50);
     std::optional<Held> before;
-    int64_t heap = 0, resident = 0;
+    int64_t heap = 0, beside = 0;
     for (uint64_t made = 0; made < steps; made = core.stats().steps) {
 #ifdef RONDO_SIMT
       if (calls_fail) fake::fail_at_random(0.01, 45 + made, cudaErrorMemoryAllocation);
@@ -81,7 +81,7 @@ class CudaSoak : public CudaTiny {
       if (!before && core.stats().steps >= steps / 10) {
         before = held(core);
         heap = heap_bytes();
-        resident = resident_pages();
+        beside = pages_beside_heap();
       }
     }
     const Stats stats = core.stats();
@@ -89,10 +89,7 @@ class CudaSoak : public CudaTiny {
     EXPECT_LE(heap_bytes(), heap + kHeapSlack) << "more than containers may have grown by";
     if (kRepeats == 1) {
       EXPECT_GT(stats.accepted_drafts, 0u);  // too rare for few steps
-      // A sanitizer keeps what was freed.
-      // What the heap's books do not show. A thread that takes an arena of its own, as threads do when others
-      // hold theirs, costs some 32 pages, and there are a few threads.
-      EXPECT_LE(resident_pages(), resident + 256) << "more than an allocator's own books";
+      EXPECT_LE(pages_beside_heap(), beside + 64);
     }
     EXPECT_EQ(stats.eager_off, 0u);
     if (!calls_fail) {

@@ -41,6 +41,13 @@ inline int64_t heap_bytes() {
 #endif
 }
 
+// What of resident_pages() the allocator does not account for: its own pages come and go with how full they
+// are, and heap_bytes() watches what is in them. Not for a sanitizer, whose allocator keeps other books.
+inline int64_t pages_beside_heap() {
+  const struct mallinfo2 info = mallinfo2();
+  return resident_pages() - static_cast<int64_t>((info.arena + info.hblkhd) / 4096);
+}
+
 // One line of a scheduler's log, for comparison: all but what a request holds.
 inline std::string log_line(const LogEvent& e) {
   return fmt::format(
