@@ -31,6 +31,18 @@ class EngineBatching : public testing::Test {
   Engine open() { return Engine::open(config_.path(), options_); }
   test::TinyConfig config_{{.tied = false}};  // tied ones repeat their last token
   EngineOptions options_ = test::one_thread(test::tiny_options(DeviceKind::Cpu));
+
+  // A new engine, whose log goes to `events` as the first one's did, tells the same and logs the same.
+  void expect_replay(std::vector<LogEvent>& events,
+                     const std::vector<std::pair<SequenceId, int32_t>>& outputs) {
+    const std::vector<LogEvent> asked = std::exchange(events, {});
+    Engine again = open();
+    std::vector<std::pair<SequenceId, int32_t>> replayed;
+    for (const Output& output : replay_events(again, asked))
+      replayed.emplace_back(output.sequence, output.token);
+    EXPECT_EQ(replayed, outputs);
+    EXPECT_EQ(test::log_difference(asked, events), "");
+  }
 };
 
 TEST_F(EngineBatching, TheImportantGoFirstAndEqualsInTheOrderTheyCame) {
@@ -343,13 +355,7 @@ TEST_F(EngineBatching, TheLogReplaysToTheSameDecisionsAndOutputs) {
     EXPECT_GT(engine.stats().preemptions, 0u);
     EXPECT_EQ(engine.stats().pages_used, 0u);
   }
-  const std::vector<LogEvent> asked = std::exchange(events, {});
-  Engine again = open();
-  std::vector<std::pair<SequenceId, int32_t>> replayed;
-  for (const Output& output : replay_events(again, asked))
-    replayed.emplace_back(output.sequence, output.token);
-  EXPECT_EQ(replayed, outputs);
-  EXPECT_EQ(test::log_difference(asked, events), "");
+  expect_replay(events, outputs);
 }
 
 TEST_F(EngineBatching, TheLogHasWhatWasToldByAStepWithoutRows) {
@@ -402,13 +408,7 @@ TEST_F(EngineBatching, TheLogHasStepsThatFailed) {
   }
   EXPECT_GT(failed, 20);
   throws = false;
-  const std::vector<LogEvent> asked = std::exchange(events, {});
-  Engine again = open();
-  std::vector<std::pair<SequenceId, int32_t>> replayed;
-  for (const Output& output : replay_events(again, asked))
-    replayed.emplace_back(output.sequence, output.token);
-  EXPECT_EQ(replayed, outputs);
-  EXPECT_EQ(test::log_difference(asked, events), "");
+  expect_replay(events, outputs);
 }
 
 TEST_F(EngineBatching, PrometheusTextHasEveryFigureUnderADeclaredName) {
