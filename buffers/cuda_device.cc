@@ -121,7 +121,13 @@ class CudaDeviceImpl : public CudaDevice {
     const DeviceUse use(*this);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
-  ~CudaDeviceImpl() override { release(cudaStreamDestroy(stream_)); }
+  // The thread may be capturing then, as in enter(); but nothing may be thrown.
+  ~CudaDeviceImpl() override {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    const bool relaxed = getpid() == owner_ && cudaThreadExchangeStreamCaptureMode(&mode) == cudaSuccess;
+    release(cudaStreamDestroy(stream_));
+    if (relaxed) cuda::restore_capture_mode(mode);
+  }
 
   cudaStream_t stream() const override { return stream_; }
   std::string description() const override { return description_; }

@@ -261,6 +261,8 @@ class Engine {
 
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
+  // Waits for the device: of CUDA, for all that it does for this process, so a stream that the program captures
+  // meanwhile loses its capture.
   ~Engine();
 
   // Queues a sequence. InvalidArgument for token ids outside the vocabulary, an empty prompt or bad

@@ -80,7 +80,13 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
   if (cudaGetDeviceCount(&devices)) return CUBLAS_STATUS_NOT_INITIALIZED;
   return create("cublasLtCreate", handle, [](auto*) { return CUBLAS_STATUS_SUCCESS; });
 }
-cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return destroy("cublasLtDestroy", handle); }
+// It waits for the whole device, as its documentation says, and so spoils every capture that is open: seen on an
+// H200, where it succeeds all the same.
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+  cudaDeviceSynchronize();
+  cudaGetLastError();
+  return destroy("cublasLtDestroy", handle);
+}
 
 cublasStatus_t cublasLtMatrixLayoutInit_internal(cublasLtMatrixLayout_t layout, size_t size,
                                                  cudaDataType type, uint64_t rows, uint64_t cols,
