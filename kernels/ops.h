@@ -31,7 +31,8 @@ class Ops {
 
   // n = RMSNorm(x) * attention_norm; qkv = n Wqkv^T (+ bias); per-head RMSNorm of q and k where q_norm and
   // k_norm are present (Qwen3); rotate-half RoPE of q and k at rows[r].position; q [R, Q] to `q`, k and v to
-  // the pages of (rows[r].slot, rows[r].position).
+  // the pages of (rows[r].slot, rows[r].position). What follows the product may be left to attend(), the next
+  // verb of the same layer.
   virtual void qkv(Bucket bucket, const Layer& layer) = 0;
 
   // o[r] = softmax(q[r] k^T / sqrt(head_dim)) v over positions max(0, p - sliding_window + 1) .. p, p =

@@ -14,6 +14,7 @@ using test::Pair;
 using test::Side;
 using test::tolerance;
 
+View x_of(Side& s) { return s.buffers.x; }
 View q_of(Side& s) { return s.buffers.q; }
 View o_of(Side& s) { return s.buffers.o; }
 
@@ -27,15 +28,23 @@ void check_attend(const Case& c, const std::vector<Row>& rows) {
   Pair pair(c);
   pair.set_rows(rows);
   pair.fill_pages();
-  pair.randomize(q_of, 1);
-  pair.run([&](Side& s) { s.ops->attend({static_cast<int>(rows.size()), 1}, s.layer()); });
+  // One row's q, k and v are made by either verb.
+  const bool with_qkv = rows.size() == 1;
+  pair.randomize(with_qkv ? x_of : q_of, 1);
+  pair.run([&](Side& s) {
+    const Bucket bucket{static_cast<int>(rows.size()), 1};
+    if (with_qkv) s.ops->qkv(bucket, s.layer());
+    s.ops->attend(bucket, s.layer());
+  });
   for (size_t r = 0; r < rows.size(); ++r) {
     const int64_t Q = c.heads * c.head_dim,
                   seen = c.window ? std::min<int64_t>(c.window, rows[r].position + 1) : rows[r].position + 1;
     if (rows[r].slot == 0) continue;
     // Two roundings, of the weights (on tensor cores) and of o. Scores are sums over head_dim of size 1 or
-    // so, exp takes their error over; then a sum of positions.
-    pair.expect_close(o_of, tolerance(c.dtype, 2, c.head_dim + seen + 16), Q, static_cast<int64_t>(r) * Q);
+    // so, exp takes their error over; then a sum of positions. With qkv four more of q, k and v each, as
+    // there.
+    pair.expect_close(o_of, tolerance(c.dtype, with_qkv ? 14 : 2, c.head_dim + seen + 16), Q,
+                      static_cast<int64_t>(r) * Q);
   }
 }
 
@@ -67,6 +76,26 @@ TEST_P(CudaAttention, AttendMeetsPageEdgesSplitsAndWindows) {
   }
   c.window = 0;
   check_attend(c, {{1, 199, 3, 1}});
+}
+
+// At the first position, at a page's edges, where its place in the ring comes round later, in a window.
+TEST_P(CudaAttention, OneRowIsMadeOfWhatTheProductLeaves) {
+  struct Heads {
+    int64_t heads, kv_heads, head_dim;
+  };
+  for (const Heads& h :
+       {Heads{4, 2, 64}, Heads{6, 1, 80}, Heads{2, 2, 128}, Heads{2, 1, 256}, Heads{17, 1, 16}})
+    for (int position : {0, 7, 8, 63, 601}) {
+      Case c;
+      c.dtype = GetParam();
+      c.heads = h.heads;
+      c.kv_heads = h.kv_heads;
+      c.head_dim = h.head_dim;
+      c.qk_norm = c.bias = position % 2 == 1;
+      c.window = position == 63 ? 9 : 0;
+      c.max_context = 640;
+      check_attend(c, {{1, position, 3, 1}});
+    }
 }
 
 TEST_P(CudaAttention, AttendServesRowsWithinATile) {

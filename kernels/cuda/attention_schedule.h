@@ -55,6 +55,12 @@ __device__ __forceinline__ Tile tile_at(const AttentionArgs& a, int r, int tile_
   return {r, rows, window_begin(a, row.position), row.position + rows};
 }
 
+// n / d, given d's reciprocal, n below 2^22: n + 1/2 is further from a multiple of d than rounding moves it.
+// A division takes ten times as many instructions, and kernels start with these.
+__device__ __forceinline__ int quotient(int n, float reciprocal) {
+  return static_cast<int>((static_cast<float>(n) + 0.5f) * reciprocal);
+}
+
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // Positions of each of a tile's chunks, the last one's fewer. It depends on the tile and the bucket alone:
@@ -74,6 +80,26 @@ struct Chunk {
   int index;
   int pieces;  // of the tile; 0: there is no such chunk
 };
+
+// Chunk number q of a step of one row; `per_split` is 1 / splits. No division, as above.
+__device__ __forceinline__ Chunk chunk_of_one_row(const AttentionArgs& a, float per_split, int q) {
+  const Row row = row_at(a, 0);
+  if (row.slot == 0) return {};
+  Chunk chunk;
+  chunk.tile = {0, 1, window_begin(a, row.position), row.position + 1};
+  const int all = chunk.tile.length();
+  int length = quotient(all + a.splits - 1, per_split);
+  if (length > a.longest_chunk) length = a.longest_chunk;
+  if (length < kMinChunk) length = kMinChunk;
+  length = (length + kPositions - 1) / kPositions * kPositions;
+  chunk.pieces = static_cast<int>(__fdividef(static_cast<float>(all), static_cast<float>(length)));
+  while (chunk.pieces * length < all) ++chunk.pieces;  // a quotient rounded down, and perhaps one too low
+  if (q >= chunk.pieces) return {};
+  chunk.index = q;
+  chunk.begin = chunk.tile.first_turn() + q * length;
+  chunk.end = chunk.begin + length < chunk.tile.end ? chunk.begin + length : chunk.tile.end;
+  return chunk;
+}
 
 // One warp's way through the step's chunks, in ascending order: 32 rows at a time, one a lane.
 class Cursor {

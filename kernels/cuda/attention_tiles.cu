@@ -5,6 +5,7 @@
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
+#include "kernels/cuda/raw_heads.h"
 #include "kernels/cuda/reduce.h"
 
 namespace rondo::cuda {
@@ -60,7 +61,7 @@ struct Ring {
       }
       if (p < chunk.tile.begin || p >= chunk.end) *reinterpret_cast<uint4*>(value) = make_uint4(0, 0, 0, 0);
       if (turn == 0 || in_page < kPositions - 1) {
-        const int known = p < to ? p : to - 1;
+        const int known = p < to ? p : to > 0 ? to - 1 : 0;
         first = ((table[known >> a.map.page_shift] * static_cast<int64_t>(a.kv_heads) + kv_head)
                  << a.map.page_shift) *
                     a.head_dim +
@@ -79,6 +80,10 @@ struct TileShape {
   int heads;
   int rows;
   int rows_per_pair;  // times 2^16, rounded up: 1 / heads, or 0 where a tile has one row
+  int per_kv_head;    // tiles of one row
+  int per_chunk;      // of all K/V heads
+  float per_item;     // 1 / per_chunk
+  float per_split;    // 1 / AttentionArgs::splits
 
   __device__ __forceinline__ int row_of(int pair) const { return pair * rows_per_pair >> 16; }
 };
@@ -89,6 +94,62 @@ struct Softmax {
   float m[2];
   float l[2];
 };
+
+// Makes the chunk's query heads, from `first_head` on, and where it is the tile's last, which has this step's
+// position, the new key and value of the K/V head. By all threads; seen after a barrier. What it can know
+// before the kernel before has ended it asks for before, and waits where nobody has.
+template <class T, int kMaxDim>
+__device__ __forceinline__ void make_heads(const AttentionArgs& a, const RopeAppendArgs& raw,
+                                           const Chunk& chunk, const Row& row, int kv_head, int first_head,
+                                           int pairs, T* rings, T* queries, bool& waited) {
+  using WarpRing = Ring<T, kMaxDim>;
+  constexpr int kStride = kWarps * kPositions;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  using Heads = RawHeads<T, kMaxDim>;
+  Heads heads_of_row(raw, row, lane);
+  const bool makes_new = chunk.index == chunk.pieces - 1;
+  // Its tasks: the pairs, then the new key and value.
+  const int tasks = pairs + (makes_new ? 2 : 0);
+  const auto head_of = [&](int task) {
+    return task < pairs ? first_head + task : a.heads + (task - pairs) * a.kv_heads + kv_head;
+  };
+  const auto load_early = [&](int task) {
+#pragma unroll
+    for (int k = 0; k < Heads::kTogether; ++k)
+      if (task + k * kWarps < tasks) heads_of_row.load_early(k, head_of(task + k * kWarps));
+  };
+  load_early(warp);
+  const int64_t place = makes_new ? page_place(a.map, row, kv_head, a.kv_heads) * a.head_dim : 0;
+  const int behind = row.position - chunk.begin, turn = behind / kStride;
+  const WarpRing newest{rings + behind / kPositions % kWarps * WarpRing::kElements};
+  __syncthreads();
+  if (!waited) wait_for_previous();
+  waited = true;
+#pragma unroll 1
+  for (int task = warp; task < tasks;) {
+    typename Heads::Loaded x[Heads::kTogether];
+#pragma unroll
+    for (int k = 0; k < Heads::kTogether; ++k)
+      if (task + k * kWarps < tasks) heads_of_row.load(head_of(task + k * kWarps), x[k]);
+#pragma unroll
+    for (int k = 0; k < Heads::kTogether; ++k) {
+      const int which = task + k * kWarps - pairs;
+      if (which >= tasks - pairs) continue;
+      T* to = queries + (which + pairs) * WarpRing::kRow;
+      T* page = nullptr;
+      if (which >= 0) {
+        page = static_cast<T*>(which ? raw.v_pages : raw.k_pages) + place;
+        // A position that the ring has not come to yet is fetched from its page.
+        to = page;
+        if (turn < kStages<kMaxDim>)
+          to = (which ? newest.values(turn) : newest.keys(turn)) + behind % kPositions * WarpRing::kRow;
+      }
+      heads_of_row.make(k, head_of(which + pairs), x[k], to, page);
+    }
+    task += Heads::kTogether * kWarps;
+    if (task < tasks) load_early(task);
+  }
+}
 
 // The kernel.
 //
@@ -105,9 +166,13 @@ struct Softmax {
 // merged in shared memory. A tile of one chunk gets its o here; otherwise partial_o [R, S, heads, head_dim]
 // and partial_ml [R, S, heads, 2] (maximum, sum) are written, and the tile's last block to arrive, by its
 // ticket, merges them in the order of the chunks.
-template <class T, int kMaxDim>
+//
+// kRaw: the step is one row, and its q, k and v are as the product left them. Each block makes the query
+// heads that it needs, and who has the last chunk of a K/V head its new key and value, which go to the page
+// too.
+template <class T, int kMaxDim, bool kRaw>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_tiles_kernel(const AttentionArgs a, const TileShape shape) {
+    attention_tiles_kernel(const AttentionArgs a, const TileShape shape, const RopeAppendArgs raw) {
   constexpr int kSteps = kMaxDim / 16;
   constexpr int kRow = kMaxDim + kPadding;
   using WarpRing = Ring<T, kMaxDim>;
@@ -122,17 +187,17 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int g = lane / 4, t = lane % 4;
   const WarpRing ring{rings + warp * WarpRing::kElements};
   float* const warp_o = reinterpret_cast<float*>(ring.base);  // [kPairs, kMaxDim], when the ring is done with
-  const int group = a.heads / a.kv_heads, tiles_per_kv_head = (group + shape.heads - 1) / shape.heads;
-  const int per_chunk = a.kv_heads * tiles_per_kv_head;
+  const int group = a.group;
   const float scale = kLog2E / sqrtf(static_cast<float>(a.head_dim));
   Cursor cursor;
   bool waited = false;
 
   for (int item = static_cast<int>(blockIdx.x);; item += static_cast<int>(gridDim.x)) {
-    const Chunk chunk = cursor.chunk(a, shape.rows, item / per_chunk, lane);
+    const int q = quotient(item, shape.per_item), rest = item - q * shape.per_chunk;
+    const Chunk chunk = kRaw ? chunk_of_one_row(a, shape.per_split, q) : cursor.chunk(a, shape.rows, q, lane);
     if (!chunk.pieces) break;
-    const int kv_head = item % per_chunk / tiles_per_kv_head,
-              first_in_group = item % per_chunk % tiles_per_kv_head * shape.heads;
+    const int kv_head = shape.per_kv_head == 1 ? rest : rest / shape.per_kv_head,
+              first_in_group = (rest - kv_head * shape.per_kv_head) * shape.heads;
     const int first_head = kv_head * group + first_in_group;
     const int heads = group - first_in_group < shape.heads ? group - first_in_group : shape.heads;
     const int pairs = heads * chunk.tile.rows;
@@ -143,41 +208,57 @@ __global__ void __launch_bounds__(kThreads, 2)
     AsyncCopies copies;
     const int begin = chunk.begin + warp * kPositions;
     constexpr int kStride = kWarps * kPositions;
-    const int old = waited ? 0 : first_position_of_step(a, first_row.slot, lane);
+    const int old = waited || kRaw ? 0 : first_position_of_step(a, first_row.slot, lane);
     const auto fetch = [&](int stage, int at, int from, int to) {
       if (at < chunk.end && from < to)
         ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
     };
-    if (!waited) {
+    const int old_end = chunk.end < old ? chunk.end : old;
+    if constexpr (kRaw) {
+      if (item != static_cast<int>(blockIdx.x)) __syncthreads();  // before the queries of the item before go
+      for (int i = static_cast<int>(threadIdx.x); i < kPairs * kRow / 8; i += kThreads)
+        reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
 #pragma unroll 1
-      for (int stage = 0; stage < kStages<kMaxDim>; ++stage)
-        fetch(stage, begin + stage * kStride, 0, chunk.end < old ? chunk.end : old);
-      wait_for_previous();
-      waited = true;
-    }
-    // The queries are asked for before this step's keys and values, whose page has to be looked up first.
-    constexpr int kPieces = kPairs * WarpRing::kLanes / kThreads;
-    uint4 pieces[kPieces];
+      for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
+        const int at = begin + stage * kStride;
+        if (at < chunk.end)
+          ring.fetch(copies, a, chunk, table, kv_head, stage, at, 0, first_row.position, lane);
+        copies.commit();
+      }
+      make_heads<T, kMaxDim>(a, raw, chunk, first_row, kv_head, first_head, pairs, rings, queries, waited);
+    } else {
+      if (!waited) {
+#pragma unroll 1
+        for (int stage = 0; stage < kStages<kMaxDim>; ++stage)
+          fetch(stage, begin + stage * kStride, 0, old_end);
+        wait_for_previous();
+        waited = true;
+      }
+      // The queries are asked for before this step's keys and values, whose page has to be looked up first.
+      constexpr int kPieces = kPairs * WarpRing::kLanes / kThreads;
+      uint4 pieces[kPieces];
 #pragma unroll
-    for (int j = 0; j < kPieces; ++j) {
-      const int i = static_cast<int>(threadIdx.x) + j * kThreads, m = i / WarpRing::kLanes,
-                dim = i % WarpRing::kLanes * 8, row = shape.row_of(m);
-      pieces[j] = make_uint4(0, 0, 0, 0);
-      if (m >= pairs || dim >= a.head_dim) continue;
-      const int64_t r = chunk.tile.first + row, head = first_head + m - row * heads;
-      pieces[j] = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
-    }
+      for (int j = 0; j < kPieces; ++j) {
+        const int i = static_cast<int>(threadIdx.x) + j * kThreads, m = i / WarpRing::kLanes,
+                  dim = i % WarpRing::kLanes * 8, row = shape.row_of(m);
+        pieces[j] = make_uint4(0, 0, 0, 0);
+        if (m >= pairs || dim >= a.head_dim) continue;
+        const int64_t r = chunk.tile.first + row, head = first_head + m - row * heads;
+        pieces[j] = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
+      }
 #pragma unroll 1
-    for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
-      const int at = begin + stage * kStride;
-      if (old < at + kPositions && old < chunk.end) fetch(stage, at, old, chunk.end);
-      copies.commit();
-    }
+      for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
+        const int at = begin + stage * kStride;
+        if (old < at + kPositions && old < chunk.end) fetch(stage, at, old, chunk.end);
+        copies.commit();
+      }
 
 #pragma unroll
-    for (int j = 0; j < kPieces; ++j) {
-      const int i = static_cast<int>(threadIdx.x) + j * kThreads;
-      *reinterpret_cast<uint4*>(queries + i / WarpRing::kLanes * kRow + i % WarpRing::kLanes * 8) = pieces[j];
+      for (int j = 0; j < kPieces; ++j) {
+        const int i = static_cast<int>(threadIdx.x) + j * kThreads;
+        *reinterpret_cast<uint4*>(queries + i / WarpRing::kLanes * kRow + i % WarpRing::kLanes * 8) =
+            pieces[j];
+      }
     }
     __syncthreads();
 
@@ -381,16 +462,20 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class T, int kMaxDim>
-void enqueue(const AttentionArgs& args, const TileShape& shape, Queue& queue) {
+void enqueue(const AttentionArgs& args, const TileShape& shape, const RopeAppendArgs* raw, Queue& queue) {
   const auto bytes =
       static_cast<size_t>(kWarps * Ring<T, kMaxDim>::kElements + kPairs * (kMaxDim + kPadding)) * sizeof(T) +
       kWarps * kPairs * 2 * sizeof(float) + 16;
+  if (raw)
+    return launch_spread(queue, attention_tiles_kernel<T, kMaxDim, true>, dim3(kThreads), bytes, args, shape,
+                         *raw);
+  const auto kernel = attention_tiles_kernel<T, kMaxDim, false>;
   if (args.look_ahead)
-    return launch_spread(queue, attention_tiles_kernel<T, kMaxDim>, dim3(kThreads), bytes, args, shape);
+    return launch_spread(queue, kernel, dim3(kThreads), bytes, args, shape, RopeAppendArgs{});
   // Many rows are work enough for two blocks on each multiprocessor.
-  allow_shared(attention_tiles_kernel<T, kMaxDim>, queue.shared_limit);
-  launch(queue, attention_tiles_kernel<T, kMaxDim>, dim3(static_cast<unsigned>(2 * queue.multiprocessors)),
-         dim3(kThreads), bytes, args, shape);
+  allow_shared(kernel, queue.shared_limit);
+  launch(queue, kernel, dim3(static_cast<unsigned>(2 * queue.multiprocessors)), dim3(kThreads), bytes, args,
+         shape, RopeAppendArgs{});
 }
 
 }  // namespace
@@ -401,11 +486,11 @@ bool attention_tiles_fit(DType dtype, const AttentionArgs& args) {
   return dtype != DType::f32 && args.head_dim % 16 == 0 && args.head_dim <= 256;
 }
 
-void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& queue) {
+void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& queue,
+                             const RopeAppendArgs* raw) {
   AttentionArgs args = asked;
   const int group = args.heads / args.kv_heads, heads = std::min(group, kPairs), rows = kPairs / heads;
-  const TileShape shape{heads, rows, rows == 1 ? 0 : (65536 + heads - 1) / heads};
-  const int per_chunk = args.kv_heads * ((group + heads - 1) / heads);
+  const int per_kv_head = (group + heads - 1) / heads, per_chunk = args.kv_heads * per_kv_head;
   // As many chunks as blocks where there are few rows; where there are many, short enough that no block is
   // left with one long row's. No more than `capacity` of them either way.
   const int blocks = (args.look_ahead ? 1 : 2) * queue.multiprocessors;
@@ -414,13 +499,21 @@ void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& que
   args.longest_chunk = args.rows_in_step == 1
                            ? positions
                            : std::max(kLongChunk, (positions + args.capacity - 1) / args.capacity);
+  args.group = group;
+  const TileShape shape{heads,
+                        rows,
+                        rows == 1 ? 0 : (65536 + heads - 1) / heads,
+                        per_kv_head,
+                        per_chunk,
+                        1.0f / static_cast<float>(per_chunk),
+                        1.0f / static_cast<float>(args.splits)};
   const auto pick = [&]<class T>(T*) {
     if (args.head_dim <= 64)
-      enqueue<T, 64>(args, shape, queue);
+      enqueue<T, 64>(args, shape, raw, queue);
     else if (args.head_dim <= 128)
-      enqueue<T, 128>(args, shape, queue);
+      enqueue<T, 128>(args, shape, raw, queue);
     else
-      enqueue<T, 256>(args, shape, queue);
+      enqueue<T, 256>(args, shape, raw, queue);
   };
   if (dtype == DType::bf16)
     pick(static_cast<__nv_bfloat16*>(nullptr));

@@ -112,12 +112,16 @@ class CudaOps : public Ops {
 
   void qkv(Bucket bucket, const Layer& layer) override {
     const cuda::RopeAppendArgs rope = rope_args(bucket, layer);
-    const bool whole = products_.run(qkv_product(bucket, layer, rope));
-    if (!whole || layer.q_norm) cuda::enqueue_rope_append(dtype_, rope, queue_);
+    const cuda::Product product = qkv_product(bucket, layer, rope);
+    const bool appended = products_.run(product) && product.rope;
+    if (!appended && !attention_takes_raw(bucket)) cuda::enqueue_rope_append(dtype_, rope, queue_);
   }
 
   void attend(Bucket bucket, const Layer& layer) override {
-    cuda::enqueue_attention(dtype_, attention_args(bucket, layer), queue_);
+    const cuda::AttentionArgs args = attention_args(bucket, layer);
+    if (!attention_takes_raw(bucket)) return cuda::enqueue_attention(dtype_, args, queue_);
+    const cuda::RopeAppendArgs raw = rope_args(bucket, layer);
+    cuda::enqueue_attention_tiles(dtype_, args, queue_, &raw);
   }
 
   void add_project(Bucket bucket, const View& in, const Linear& linear) override {
@@ -161,14 +165,19 @@ class CudaOps : public Ops {
   std::string kernels(Verb verb, Bucket bucket) const override {
     switch (verb) {
       case Verb::Embed: return "embed";
-      case Verb::Attend: return cuda::attention_kernels(dtype_, attention_args(bucket, model_.layers[0]));
+      case Verb::Attend: {
+        const std::string name = cuda::attention_kernels(dtype_, attention_args(bucket, model_.layers[0]));
+        return attention_takes_raw(bucket) ? name + " with rope_append" : name;
+      }
       case Verb::Sample: return "scan + sample";
       default: break;
     }
     const cuda::RopeAppendArgs rope = rope_args(bucket, model_.layers[0]);
     const cuda::Product product = product_of(verb, bucket, rope);
     const std::string name = products_.kernels(product);
-    return verb == Verb::Qkv && product.output == cuda::StreamOutput::store ? name + " + rope_append" : name;
+    return verb == Verb::Qkv && product.output == cuda::StreamOutput::store && !attention_takes_raw(bucket)
+               ? name + " + rope_append"
+               : name;
   }
   size_t forms(Verb verb, Bucket bucket) override {
     return on_product(verb, bucket, size_t{1}, [&](const cuda::Product& p) { return products_.forms(p); });
@@ -181,9 +190,13 @@ class CudaOps : public Ops {
   }
 
  private:
+  // Whether attention makes q, k and v of what the product leaves: one row, whose heads no other block needs.
+  bool attention_takes_raw(Bucket bucket) const {
+    return bucket.rows == 1 && cuda::attention_tiles_fit(dtype_, attention_args(bucket, model_.layers[0]));
+  }
   cuda::Product qkv_product(Bucket bucket, const Layer& layer, const cuda::RopeAppendArgs& rope) const {
     // The heads are normalised between the product and the rotation, which then adds the bias too.
-    const bool split = static_cast<bool>(layer.q_norm);
+    const bool split = layer.q_norm || attention_takes_raw(bucket);
     return {Verb::Qkv,
             bucket.rows,
             buffers_.norm,

@@ -211,7 +211,7 @@ __device__ __forceinline__ void copy_bulk([[maybe_unused]] void* shared, [[maybe
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared)),
              at = static_cast<uint32_t>(__cvta_generic_to_shared(landing));
   uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "

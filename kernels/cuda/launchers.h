@@ -110,12 +110,15 @@ struct AttentionArgs {
                       // rows
   int splits;         // up to S of them are used: set by enqueue_attention()
   int longest_chunk;  // likewise: positions
+  int group;          // likewise: query heads for each K/V head
 };
 void enqueue_attention(DType dtype, const AttentionArgs& args, Queue& queue);
 const char* attention_kernels(DType dtype, const AttentionArgs& args);  // by name
 // The form of it that runs on tensor cores: for 16-bit types and a head_dim that is a multiple of 16.
 bool attention_tiles_fit(DType dtype, const AttentionArgs& args);
-void enqueue_attention_tiles(DType dtype, const AttentionArgs& args, Queue& queue);
+// `raw`: of a step of one row, its q, k and v as the product left them, in place of `q`.
+void enqueue_attention_tiles(DType dtype, const AttentionArgs& args, Queue& queue,
+                             const RopeAppendArgs* raw = nullptr);
 
 struct SiluMulArgs {
   const void* gate_up;  // T [R, 2 F]
@@ -159,6 +162,12 @@ struct StreamGemmArgs {
   int phases;           // how the columns are cut
   int phase_columns;
   int log_rows;  // rows, rounded up to a power of two
+  // By stream_row_fits(), so that no block starts with divisions: units of each block, blocks that have one
+  // more, chunks of a row of W, and 2^16 / chunks, rounded up.
+  int each;
+  int more;
+  int per_row;
+  int rows_per_chunk;
 };
 // Whether the kernel can do it (R up to 8, K a multiple of 128, shared memory), and how.
 bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);

@@ -21,6 +21,10 @@ constexpr int kBlocksTogether = 1;
 constexpr int kBlocksTogether = 2;
 #endif
 
+// Eight activations of a part as a lane holds them on the 16 side: of row i the first four, of row i + 8 the
+// others, so that what lies in shared memory goes to the product as it is.
+__device__ __forceinline__ uint4 as_16_side(uint4 v) { return make_uint4(v.x, v.z, v.y, v.w); }
+
 // The kernel.
 //
 // out = f(in W^T), W [N, K], for one row, at the speed at which W can be read: each row of W lies in one
@@ -30,43 +34,47 @@ constexpr int kBlocksTogether = 2;
 // weights depend on nobody.
 //
 // Products are mma.m16n8k16, sums fp32. A row of W has no seven others beside it here, so the 8 side is eight
-// parts of the row, 32 neighbouring columns each, 256 in all; row i of the 16 side is the activations of part
-// i's columns. What part i of the one side and part j of the other give is wanted where i = j alone: the sum
-// over the result's diagonal is that of the 256 columns. A sum per chunk goes to shared memory, and they are
-// added in the order of the columns: the same input gives the same bits.
+// parts of the row, 32 neighbouring columns each, 256 in all; rows i and i + 8 of the 16 side are the
+// activations of part i's columns. What part i of the one side and part j of the other give is wanted where
+// i = j alone: the sum over the results' diagonals is that of the 256 columns. A sum per chunk goes to shared
+// memory, and they are added in the order of the columns: the same input gives the same bits.
 //
 // norm: RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): what depends on the whole row comes
 // last.
 //
 // Each instruction that a multiprocessor has not run lately costs some 10 ns, more than most loads here. So
 // all outputs share one instance, whose code is still there from the product before; rope_append's is too
-// long for that (kRope).
-template <class T, bool kRope>
+// long for that, and is attention's at one row.
+template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(const StreamGemmArgs a) {
   RONDO_DYN_SHARED(unsigned char, shared);
   let_next_start();
   // By a shuffle, so that the compiler knows it to be the same for the whole warp.
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 32, 0),
             lane = static_cast<int>(threadIdx.x) % 32;
-  const StreamOutput output = kRope ? StreamOutput::rope_append : without_rope(a.output);
+  const StreamOutput output = without_rope(a.output);
   const Units units(a, output);
   const bool norm = a.input == StreamInput::norm;
 
-  const Deal blocks{a.units / static_cast<int>(gridDim.x), a.units % static_cast<int>(gridDim.x)};
+  const Deal blocks{a.each, a.more};
   const int first = blocks.begin(static_cast<int>(blockIdx.x)),
             count = blocks.count(static_cast<int>(blockIdx.x));
-  const int per_row = (a.K + kChunk - 1) / kChunk, chunks = (units.pairs ? 2 * count : count) * per_row;
+  const int per_row = a.per_row, chunks = (units.pairs ? 2 * count : count) * per_row;
+  const auto rows_in = [&](int n) { return n * a.rows_per_chunk >> 16; };  // n / per_row, up to kWarps
 
   T* const ring = reinterpret_cast<T*>(shared) + warp * kDepth * kChunk;
   T* const activations = reinterpret_cast<T*>(shared) + kWarps * kDepth * kChunk;  // [K]
   Landing* const landings = reinterpret_cast<Landing*>(activations + a.K) + warp * kDepth;
   float* const squares = reinterpret_cast<float*>(landings + (kWarps - warp) * kDepth);  // [kWarps]
-  float* const partial = squares + kWarps;  // [rows of W, per_row]
+  float* const factor = squares + kWarps;                                                // [1]
+  float* const partial = factor + 1;  // [rows of W, per_row]
 
   // The loading end of the ring. Rows of W in turn: all first ones of the block's pairs, then all second
   // ones.
-  const int rows_on = kWarps / per_row, columns_on = kWarps % per_row;  // from a warp's chunk to its next
-  int load_chunk = warp, load_row = warp / per_row, load_column = warp % per_row;
+  const int rows_on = rows_in(kWarps),
+            columns_on = kWarps - rows_on * per_row;  // from a warp's chunk to its next
+  const int first_column = warp - rows_in(warp) * per_row;
+  int load_chunk = warp, load_row = rows_in(warp), load_column = first_column;
   const auto fetch = [&](int stage) {
     if (load_chunk >= chunks) return;
     const bool second = load_row >= count;
@@ -94,7 +102,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   // is there already.
   const int own = static_cast<int>(threadIdx.x);
   Early<T> early{};
-  if (units.rope && own < count) early = early_rope<T>(a, units, 0, first + own);
   Raw8<T> weight = zero_raw8<T>();
   if (norm && own < a.K / 8) weight = load_raw8(static_cast<const T*>(a.norm_weight) + own * 8);
   wait_for_previous();
@@ -115,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
         square += v[j] * v[j];
         v[j] *= w[j];
       }
-      reinterpret_cast<uint4*>(activations)[i] = narrow8<T>(v);
+      reinterpret_cast<uint4*>(activations)[i] = as_16_side(narrow8<T>(v));
     }
   } else {
     constexpr int kTogether = 4;  // loads in flight
@@ -128,7 +135,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
         if (const int i = base + j * kThreads; i < a.K / 8) v[j] = load_fresh(x + i);
 #pragma unroll
       for (int j = 0; j < kTogether; ++j)
-        if (const int i = base + j * kThreads; i < a.K / 8) reinterpret_cast<uint4*>(activations)[i] = v[j];
+        if (const int i = base + j * kThreads; i < a.K / 8)
+          reinterpret_cast<uint4*>(activations)[i] = as_16_side(v[j]);
     }
   }
   if (norm) {
@@ -137,39 +145,40 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   }
   __syncthreads();
 
-  // Lane (g, t) has columns 8 t to 8 t + 7 of part g: k may be dealt out in any way that both sides share.
-  float factor = 1;
-  int stage = 0, parity = 0, column = warp % per_row;
+  // Lane (g, t) has columns 8 t to 8 t + 7 of part g: k may be dealt out in any way that both sides share. Of
+  // the two products of 256 columns one is of each part's first four columns, in rows 0 to 7 of its result,
+  // the other of the last four, in rows 8 to 15.
+  const T* const type = nullptr;
+  int stage = 0, parity = 0, column = first_column;
 #pragma unroll 1
   for (int chunk = warp; chunk < chunks; chunk += kWarps) {
-    wait_landed(landings + stage, parity);
     const uint4* const w = reinterpret_cast<const uint4*>(ring + stage * kChunk) + lane;
     const uint4* const x = reinterpret_cast<const uint4*>(activations + column * kChunk) + lane;
-    const int slabs = (a.K - column * kChunk < kChunk ? a.K - column * kChunk : kChunk) / kSlab;
-    uint4 taken[kChunk / kSlab];
+    const int slabs = (a.K - column * kChunk) / kSlab;  // in the chunk, or more
+    float sum[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+    const auto multiply = [&](const uint4& v, const uint4& u) {
+      mma(sum[0], v, make_uint2(u.x, u.y), type);
+      mma(sum[1], v, make_uint2(u.z, u.w), type);
+    };
+    if (slabs >= kChunk / kSlab) {
+      uint4 v[kChunk / kSlab], u[kChunk / kSlab];
 #pragma unroll
-    for (int i = 0; i < kChunk / kSlab; ++i)
-      if (i < slabs) taken[i] = w[32 * i];
+      for (int i = 0; i < kChunk / kSlab; ++i) v[i] = x[32 * i];
+      wait_landed(landings + stage, parity);
+#pragma unroll
+      for (int i = 0; i < kChunk / kSlab; ++i) u[i] = w[32 * i];
+#pragma unroll
+      for (int i = 0; i < kChunk / kSlab; ++i) multiply(v[i], u[i]);
+    } else {
+      wait_landed(landings + stage, parity);
+#pragma unroll 1
+      for (int i = 0; i < slabs; ++i) multiply(x[32 * i], w[32 * i]);
+    }
     __syncwarp();  // before the stage is overwritten
     fetch(stage);
     if (++stage == kDepth) stage = 0, parity ^= 1;
-    if (norm && chunk == warp) {  // while weights are on their way; a warp without a chunk writes no output
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < kWarps; ++i) sum += squares[i];
-      factor = rsqrtf(sum / static_cast<float>(a.K) + a.eps);
-    }
-    float sum[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
-#pragma unroll
-    for (int i = 0; i < kChunk / kSlab; ++i) {
-      if (i >= slabs) break;
-      const uint4 v = x[32 * i];
-      const T* const type = nullptr;
-      mma(sum[0], make_uint4(v.x, 0, v.y, 0), make_uint2(taken[i].x, taken[i].y), type);
-      mma(sum[1], make_uint4(v.z, 0, v.w, 0), make_uint2(taken[i].z, taken[i].w), type);
-    }
-    // Lane (g, g / 2) has element (g, g); lane 0 adds those up.
-    float v = lane / 4 % 2 ? sum[0][1] + sum[1][1] : sum[0][0] + sum[1][0];
+    // Lane (g, g / 2) has element (g, g) of the one and (g + 8, g) of the other; lane 0 adds those up.
+    float v = lane / 4 % 2 ? sum[0][1] + sum[1][3] : sum[0][0] + sum[1][2];
     v += __shfl_xor_sync(kFullWarp, v, 4);
     v += __shfl_xor_sync(kFullWarp, v, 9);
     v += __shfl_xor_sync(kFullWarp, v, 18);
@@ -177,8 +186,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     column += columns_on;
     if (column >= per_row) column -= per_row;
   }
+  // By the warp that has the fewest chunks.
+  if (norm && warp == kWarps - 1) {
+    const float sum = warp_reduce(lane < kWarps ? squares[lane] : 0.0f, Add());
+    if (lane == 0) *factor = rsqrtf(sum / static_cast<float>(a.K) + a.eps);
+  }
   __syncthreads();
 
+  const float scale = norm ? *factor : 1.0f;
 #pragma unroll 1
   for (int i = own; i < count; i += kThreads) {
     // Loads of a few sums at a time: one after the other they would take longer than all else here.
@@ -186,12 +201,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
       float sum = 0;
 #pragma unroll 4
       for (int c = 0; c < per_row; ++c) sum += sums[c];
-      return sum * factor;
+      return sum * scale;
     };
     const float sum = sum_of(partial + i * per_row),
                 up = units.pairs ? sum_of(partial + (count + i) * per_row) : 0.0f;
     const int unit = first + i;
-    if (i != own && units.rope) early = early_rope<T>(a, units, 0, unit);
     if (i != own && output == StreamOutput::add_f32) early.before = lies_at(a, 0, unit);
     write_output<T>(a, output, units, 0, unit, sum, up, early);
   }
@@ -199,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
 
 size_t shared_bytes(const StreamGemmArgs& a, int grid) {
   const int rows_of_w = (a.units + grid - 1) / grid * (a.units == a.N ? 1 : 2);
-  return static_cast<size_t>(kWarps * kDepth * (kChunk * 2 + 8) + a.K * 2 + kWarps * 4 +
+  return static_cast<size_t>(kWarps * kDepth * (kChunk * 2 + 8) + a.K * 2 + kWarps * 4 + 4 +
                              rows_of_w * ((a.K + kChunk - 1) / kChunk) * 4);
 }
 
@@ -208,18 +222,19 @@ size_t shared_bytes(const StreamGemmArgs& a, int grid) {
 // The launchers.
 
 bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
-  if (!queue.bulk_copies || a.rows != 1 || a.K % kSlab) return false;
-  a.units = a.output == StreamOutput::silu_mul || a.output == StreamOutput::rope_append ? a.N / 2 : a.N;
+  if (!queue.bulk_copies || a.rows != 1 || a.K % kSlab || a.output == StreamOutput::rope_append) return false;
+  a.units = a.output == StreamOutput::silu_mul ? a.N / 2 : a.N;
+  a.each = a.units / queue.multiprocessors;
+  a.more = a.units % queue.multiprocessors;
+  a.per_row = (a.K + kChunk - 1) / kChunk;
+  a.rows_per_chunk = (65536 + a.per_row - 1) / a.per_row;
   return shared_bytes(a, queue.multiprocessors) <= static_cast<size_t>(queue.shared_limit);
 }
 
 void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue) {
-  const auto run = [&](auto kernel) {
-    launch_spread(queue, kernel, dim3(kThreads), shared_bytes(args, queue.multiprocessors), args);
-  };
   const auto pick = [&]<class T>(T*) {
-    args.output == StreamOutput::rope_append ? run(stream_row_kernel<T, true>)
-                                             : run(stream_row_kernel<T, false>);
+    launch_spread(queue, stream_row_kernel<T>, dim3(kThreads), shared_bytes(args, queue.multiprocessors),
+                  args);
   };
   if (dtype == DType::bf16)
     pick(static_cast<__nv_bfloat16*>(nullptr));

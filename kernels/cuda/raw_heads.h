@@ -1,0 +1,80 @@
+// The heads of one row between the QKV product and attention.
+#pragma once
+
+#include "kernels/cuda/dialect.h"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/reduce.h"
+#include "kernels/cuda/rotate.h"
+
+namespace rondo::cuda {
+
+// The heads of one row as the QKV product leaves them, of which one warp makes up to two at a time: y = x +
+// bias; for q and k y = RMSNorm(y) * norm where there is one, then RoPE (rope_append.cu has the formulas). Of
+// head_dim's two halves a lane has every 32nd element.
+template <class T, int kMaxDim>
+struct RawHeads {
+  static constexpr int kTurns = (kMaxDim + 63) / 64, kTogether = 2;
+
+  const RopeAppendArgs& a;
+  int lane;
+  Angle angles[kTurns];
+  T bias[kTogether][2][kTurns], norm[kTogether][2][kTurns];
+
+  __device__ __forceinline__ RawHeads(const RopeAppendArgs& args, const Row& row, int lane_of_warp)
+      : a(args), lane(lane_of_warp) {
+    const RowRope rope = row_rope(a.rope, row, a.slots, a.head_dim);
+#pragma unroll
+    for (int j = 0; j < kTurns; ++j)
+      if (lane + 32 * j < a.head_dim / 2) angles[j] = angle(rope, row.position, lane + 32 * j, a.head_dim);
+  }
+  // Calls f(half, turn, element) for each element of a head that is the lane's.
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int j = 0; j < kTurns; ++j)
+        if (const int i = lane + 32 * j; i < a.head_dim / 2) f(half, j, half * (a.head_dim / 2) + i);
+  }
+  __device__ __forceinline__ const T* norm_of(int head) const {
+    return static_cast<const T*>(head < a.heads                ? a.q_norm
+                                 : head < a.heads + a.kv_heads ? a.k_norm
+                                                               : nullptr);
+  }
+  // What no kernel of the step writes: it is asked for before the wait.
+  __device__ __forceinline__ void load_early(int k, int head) {
+    const T* const weights = norm_of(head);
+    const T* const biases = static_cast<const T*>(a.bias);
+    each([&](int half, int j, int i) {
+      if (biases) bias[k][half][j] = biases[static_cast<int64_t>(head) * a.head_dim + i];
+      if (weights) norm[k][half][j] = weights[i];
+    });
+  }
+  using Loaded = T[2][kTurns];
+  __device__ __forceinline__ void load(int head, Loaded& x) const {
+    const T* const from = static_cast<const T*>(a.qkv) + static_cast<int64_t>(head) * a.head_dim;
+    each([&](int half, int j, int i) { x[half][j] = __ldcg(from + i); });
+  }
+  // All lanes. `page`: where it goes besides, or null.
+  __device__ __forceinline__ void make(int k, int head, const Loaded& x, T* to, T* page) const {
+    float y[2][kTurns], sum = 0;
+    const bool rotated = head < a.heads + a.kv_heads, normed = norm_of(head) != nullptr;
+    each([&](int half, int j, int) {
+      y[half][j] = static_cast<float>(x[half][j]) + (a.bias ? static_cast<float>(bias[k][half][j]) : 0.0f);
+      sum += y[half][j] * y[half][j];
+    });
+    if (normed) {  // the same for all lanes
+      const float factor = 1.0f / sqrtf(warp_reduce(sum, Add()) / static_cast<float>(a.head_dim) + a.eps);
+      each([&](int half, int j, int) { y[half][j] *= factor * static_cast<float>(norm[k][half][j]); });
+    }
+#pragma unroll
+    for (int j = 0; j < kTurns; ++j)
+      if (rotated && lane + 32 * j < a.head_dim / 2) rotate(angles[j], y[0][j], y[1][j]);
+    each([&](int half, int j, int i) {
+      to[i] = static_cast<T>(y[half][j]);
+      if (page) page[i] = to[i];
+    });
+  }
+};
+
+}  // namespace rondo::cuda
