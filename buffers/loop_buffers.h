@@ -10,8 +10,11 @@
 
 namespace rondo {
 
-constexpr int kLoopSteps = 256;    // at most, of one launch
 constexpr int kMaxLoopStops = 60;  // token ids that end a slot's sequence
+
+// Steps of one launch, at most: as many as a sequence has positions, or as have their draws in 64 MiB; 256 at
+// the least.
+int loop_steps(const StepDims& dims);
 
 // When a slot's sequence ends, as far as the device can tell.
 struct LoopSlot {
@@ -29,7 +32,7 @@ struct LoopControl {
 };
 
 // One word each way, apart, since the one is polled while the other is written. Then, for each step, what was
-// drawn: Sampled [kLoopSteps, L] and TopToken [kLoopSteps, L, kMaxTopTokens].
+// drawn: Sampled [loop_steps(), L] and TopToken [loop_steps(), L, kMaxTopTokens].
 struct LoopMail {
   alignas(128) uint32_t made = 0;  // steps whose draws are there; written by the device
   alignas(128) uint32_t stop = 0;  // not 0: no further step; written by the host
@@ -53,6 +56,8 @@ class LoopBuffers {
   LoopSlot& asked_slot(int slot) { return slots_in(asked_->data())[slot]; }
   void upload();
 
+  int steps() const { return steps_; }  // loop_steps()
+
   // in host memory that both see
   LoopMail& mail() const { return *static_cast<LoopMail*>(mail_->data()); }
   Sampled* sampled(int step) const;          // [L]
@@ -65,6 +70,7 @@ class LoopBuffers {
   }
 
   Device& device_;
+  int steps_;
   int64_t logit_rows_;
   View loop_;
   std::unique_ptr<Block> asked_;  // pinned

@@ -63,9 +63,10 @@ struct EngineOptions {
   // While the device makes one step, the next is enqueued, where it has the same rows one position on. Where
   // steps are replayed graphs; elsewhere it changes nothing. Stats::steps_ahead and wasted_rows count it.
   bool launch_ahead = true;
-  // Engine::generate() makes up to 256 steps of sequences that only decode by one launch: a loop on the
-  // device, which sends its draws as it goes. Where graphs are captured; Stats::one_launch says whether it is
-  // so.
+  // Engine::generate() makes the steps of sequences that only decode by one launch: a loop on the device,
+  // which sends its draws as it goes, to pinned memory that holds max_context steps of them, or as many as
+  // fit into 64 MiB (381,300 of one row, 5957 of 64), 256 at the least. Where graphs are captured;
+  // Stats::one_launch says whether it is so.
   bool one_launch = false;
   // The forms of each verb (kernels of its own, cuBLASLt's algorithms) are timed on the device while the
   // engine opens, and the fastest is taken for each bucket; Stats::forms names them. Where there are several.
@@ -261,8 +262,8 @@ class Engine {
 
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
-  // Waits for the device: of CUDA, for all that it does for this process, so a stream that the program captures
-  // meanwhile loses its capture.
+  // Waits for the device: of CUDA, for all that it does for this process, so a stream that the program
+  // captures meanwhile loses its capture.
   ~Engine();
 
   // Queues a sequence. InvalidArgument for token ids outside the vocabulary, an empty prompt or bad

@@ -85,7 +85,8 @@ void EngineCore::launch_loop(const StepPlan& plan, int steps, Recording& recordi
     sequences.push_back(&sequence);
     if (sequence.sampling.top_logprobs > 0) control.listed = 1;
     LoopSlot& slot = loop_->asked_slot(sequence.slot);
-    slot.left = static_cast<int32_t>(std::min<int64_t>(scheduler_->tokens_left(sequence), kLoopSteps + 1));
+    slot.left =
+        static_cast<int32_t>(std::min<int64_t>(scheduler_->tokens_left(sequence), loop_->steps() + 1));
     slot.stops = static_cast<int32_t>(sequence.stop_ids.size());
     std::copy(sequence.stop_ids.begin(), sequence.stop_ids.end(), slot.stop_ids);
   }
@@ -146,7 +147,7 @@ bool EngineCore::run_loop(const Each& each, std::optional<StepPlan>& planned) {
   StepPlan& plan = *planned;
   if (plan.rows.empty()) return false;
   Recording* const recording = loop_of(bucket_of(dims_, static_cast<int>(plan.rows.size())).rows);
-  const int steps = recording ? scheduler_->reserve_run(plan, kLoopSteps) : 0;
+  const int steps = recording ? scheduler_->reserve_run(plan, loop_->steps()) : 0;
   if (steps == 0) return false;
   const uint64_t steps_before = counters_.steps;
   try {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "buffers/loop_buffers.h"
 #include "runner/engine.h"
 #include "tests/cuda_tiny.h"
 #include "tests/serving.h"
@@ -48,6 +49,20 @@ class CudaLoop : public test::CudaTiny {
     return all;
   }
 };
+
+TEST(LoopSteps, AreThoseOfTheLongestSequenceWhereTheirDrawsHaveRoom) {
+  StepDims dims;
+  const auto steps = [&](int logit_rows, int64_t max_context) {
+    dims.max_logit_rows = logit_rows;
+    dims.max_context = max_context;
+    return loop_steps(dims);
+  };
+  EXPECT_EQ(steps(1, 131072), 131072);
+  EXPECT_EQ(steps(1, 1 << 20), 381300);
+  EXPECT_EQ(steps(64, 131072), 5957);
+  EXPECT_EQ(steps(4096, 131072), 256);
+  EXPECT_EQ(steps(1, 32), 256);
+}
 
 TEST_F(CudaLoop, SeveralSequencesToTheirEndsAreOneLaunchAndTheTokensOfStepByStep) {
   Engine steps = open(), loops = open();

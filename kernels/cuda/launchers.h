@@ -203,8 +203,8 @@ struct LoopEndArgs {
   LoopSlot* slots;  // [slots]
   // in host memory
   LoopMail* mail;
-  Sampled* mail_sampled;  // [kLoopSteps, logit_rows_capacity]
-  TopToken* mail_top;     // [kLoopSteps, logit_rows_capacity, kMaxTopTokens]
+  Sampled* mail_sampled;  // [loop_steps(), logit_rows_capacity]
+  TopToken* mail_top;     // [loop_steps(), logit_rows_capacity, kMaxTopTokens]
   uint64_t condition;
   int64_t logit_rows_capacity;
 };
