@@ -208,12 +208,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     AsyncCopies copies;
     const int begin = chunk.begin + warp * kPositions;
     constexpr int kStride = kWarps * kPositions;
-    const int old = waited || kRaw ? 0 : first_position_of_step(a, first_row.slot, lane);
     const auto fetch = [&](int stage, int at, int from, int to) {
       if (at < chunk.end && from < to)
         ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
     };
-    const int old_end = chunk.end < old ? chunk.end : old;
     if constexpr (kRaw) {
       if (item != static_cast<int>(blockIdx.x)) __syncthreads();  // before the queries of the item before go
       for (int i = static_cast<int>(threadIdx.x); i < kPairs * kRow / 8; i += kThreads)
@@ -227,10 +225,11 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
       make_heads<T, kMaxDim>(a, raw, chunk, first_row, kv_head, first_head, pairs, rings, queries, waited);
     } else {
+      const int old = waited ? 0 : first_position_of_step(a, first_row.slot, lane);
       if (!waited) {
 #pragma unroll 1
         for (int stage = 0; stage < kStages<kMaxDim>; ++stage)
-          fetch(stage, begin + stage * kStride, 0, old_end);
+          fetch(stage, begin + stage * kStride, 0, chunk.end < old ? chunk.end : old);
         wait_for_previous();
         waited = true;
       }
