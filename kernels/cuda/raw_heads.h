@@ -13,7 +13,7 @@ namespace rondo::cuda {
 // head_dim's two halves a lane has every 32nd element.
 template <class T, int kMaxDim>
 struct RawHeads {
-  static constexpr int kTurns = (kMaxDim + 63) / 64, kTogether = 2;
+  static constexpr int kTurns = (kMaxDim + 63) / 64, kTogether = kMaxDim > 128 ? 1 : 2;
 
   const RopeAppendArgs& a;
   int lane;
