@@ -154,6 +154,21 @@ Json small() {
             {"merges", {"a b", "ab c"}}}}};
 }
 
+TEST(Tokenizer, NeedsNoTokensForBytesThatUtf8NeverHas) {
+  Json json = small();
+  Json& vocab = json["model"]["vocab"];
+  const auto take_away = [&](int byte) {  // its id is another token's
+    vocab.erase(byte_character(static_cast<uint8_t>(byte)));
+    vocab["never " + std::to_string(byte)] = byte;
+  };
+  for (int byte : {0xC0, 0xC1}) take_away(byte);
+  for (int byte = 0xF5; byte < 256; ++byte) take_away(byte);
+  EXPECT_EQ(Tokenizer::parse(json.dump(), "t").encode("\xF4\x8F\xBF\xBF"),
+            (std::vector<int32_t>{0xF4, 0x8F, 0xBF, 0xBF}));
+  take_away(0xF4);
+  EXPECT_THROW(Tokenizer::parse(json.dump(), "t"), Error);
+}
+
 Json split(const std::string& pattern) {
   return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
 }

@@ -58,7 +58,10 @@ void Bpe::read_vocabulary(const Json& json, const std::string& where) {
   }
   for (int byte = 0; byte < 256; ++byte) {
     const int32_t id = id_of(byte_character(static_cast<uint8_t>(byte)));
-    if (id < 0) refuse(where, "a token for each of the 256 bytes", fmt::format("none for byte {}", byte));
+    // GPT-NeoX's vocabulary and its like leave out the bytes that no UTF-8 text has.
+    const bool never = byte == 0xC0 || byte == 0xC1 || byte >= 0xF5;
+    if (id < 0 && !never)
+      refuse(where, "a token for each byte of UTF-8", fmt::format("none for byte {}", byte));
     byte_ids_.push_back(id);
   }
 }

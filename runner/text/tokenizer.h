@@ -1,6 +1,6 @@
 // Text to token ids and back, by a checkpoint's tokenizer.json of the byte-level BPE kind (Llama 3, Qwen 2
-// and 3, Mistral v3). Gives the ids and the text that the Python package `tokenizers` gives. docs/text.md
-// says what is understood; all else in the file is refused by name.
+// and 3, Mistral's Tekken). Gives the ids and the text that the Python package `tokenizers` gives.
+// docs/text.md says what is understood; all else in the file is refused by name.
 //
 //   const rondo::Tokenizer tokenizer = rondo::Tokenizer::open("models/some-checkpoint");
 //   const std::vector<int32_t> ids = tokenizer.encode("Hello, world");
