@@ -139,7 +139,7 @@ struct StepBuffers {
   View x;           // f32 [R, H], the residual stream
   View norm;        // [R, H]
   View qkv;         // [R, Q + 2 KV]
-  View q;           // [R, Q], after RoPE
+  View q;           // [R, Q], after RoPE, where attention does not make it of qkv
   View o;           // [R, Q], attention's output
   View gate_up;     // [R, 2 F], gate first
   View h;           // [R, F]

@@ -65,8 +65,9 @@ struct EngineOptions {
   bool launch_ahead = true;
   // Engine::generate() makes the steps of sequences that only decode by one launch: a loop on the device,
   // which sends its draws as it goes, to pinned memory that holds max_context steps of them, or as many as
-  // fit into 64 MiB (381,300 of one row, 5957 of 64), 256 at the least. Where graphs are captured;
-  // Stats::one_launch says whether it is so.
+  // fit into 64 MiB (5957 of 64 rows), 256 at the least. It does not wait for the callback: what it has made
+  // behind a stop sequence or a cancel is wasted, and counted. Where graphs are captured; Stats::one_launch
+  // says whether it is so.
   bool one_launch = false;
   // The forms of each verb (kernels of its own, cuBLASLt's algorithms) are timed on the device while the
   // engine opens, and the fastest is taken for each bucket; Stats::forms names them. Where there are several.

@@ -155,7 +155,8 @@ static inline rondo_options rondo_default_options(void) {
   return options;
 }
 
-// `options` may be NULL: the defaults. Where it fails, *engine is NULL. Closing waits for the device; NULL
+// `options` may be NULL: the defaults. Where it fails, *engine is NULL. Closing waits for the device, and for
+// all that CUDA does for this process: a stream that the program captures meanwhile loses its capture. NULL
 // does nothing.
 rondo_status rondo_open(const char* path, const rondo_options* options, rondo_engine** engine);
 void rondo_close(rondo_engine* engine);

@@ -77,6 +77,7 @@ class CudaBits : public CudaTest, public testing::WithParamInterface<const char*
       SCOPED_TRACE(std::to_string(form.rows) + " rows, " + form.verb + ": " + form.kernels);
       if (form.verb == "attend") {
         EXPECT_EQ(has("attention_tiles"), narrow);
+        EXPECT_EQ(has("makes q, k, v"), narrow && form.rows == 1);
       }
       if (form.verb == "qkv" || form.verb == "gate_up") {
         EXPECT_EQ(has("stream_"), narrow && form.rows < 9);

@@ -259,9 +259,7 @@ class Pair {
       const int64_t first = c_.window ? std::max<int64_t>(0, row.position - c_.window + 1) : 0;
       for (int64_t p = first; p <= row.position; ++p)
         for (int64_t h = 0; h < d.kv_heads; ++h) {
-          const int64_t page = tables_[static_cast<size_t>(row.slot * d.pages_per_slot() + p / d.page_size)];
-          const auto at =
-              static_cast<size_t>(((page * d.kv_heads + h) * d.page_size + p % d.page_size) * d.head_dim);
+          const size_t at = place(row.slot, p, h);
           for (size_t i = 0; i < static_cast<size_t>(d.head_dim); ++i) {
             k[at + i] = normal(random_);
             v[at + i] = normal(random_);
@@ -270,6 +268,26 @@ class Pair {
     }
     set([](Side& s) { return s.layer().pages.k; }, k);
     set([](Side& s) { return s.layer().pages.v; }, v);
+  }
+
+  // K and V at the rows' own positions, which the step appends.
+  void expect_appended(double allowed) {
+    for (auto view :
+         {+[](Side& s) { return s.layer().pages.k; }, +[](Side& s) { return s.layer().pages.v; }}) {
+      const auto expected = cpu.get(view(cpu)), found = cuda.get(view(cuda));
+      double difference = 0, size = 0;
+      for (const Row& row : rows_) {
+        if (row.slot == 0) continue;
+        for (int64_t h = 0; h < c_.kv_heads; ++h)
+          for (size_t i = place(row.slot, row.position, h), end = i + static_cast<size_t>(c_.head_dim);
+               i < end; ++i) {
+            difference += std::pow(double{found[i]} - double{expected[i]}, 2);
+            size += std::pow(double{expected[i]}, 2);
+          }
+      }
+      EXPECT_GT(size, 0) << c_.text();
+      EXPECT_LE(std::sqrt(difference / size), allowed) << c_.text();
+    }
   }
 
   // Runs a verb on both. The CUDA backend's result must not depend on chance: the same bits in every order of
@@ -328,6 +346,14 @@ class Pair {
 #endif
     return make_cuda_device(0);
   }
+  // Of an element in a layer's pages: the first of a position of a slot, in one K/V head.
+  size_t place(int slot, int64_t position, int64_t kv_head) const {
+    const StepDims& d = cpu.dims;
+    const int64_t page = tables_[static_cast<size_t>(slot * d.pages_per_slot() + position / d.page_size)];
+    return static_cast<size_t>(((page * d.kv_heads + kv_head) * d.page_size + position % d.page_size) *
+                               d.head_dim);
+  }
+
   Case c_;
 
  public:

@@ -66,7 +66,7 @@ __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; 
 // Positions of each of a tile's chunks, the last one's fewer. It depends on the tile and the bucket alone:
 // what other sequences hold changes no bit of a row.
 __device__ __forceinline__ int chunk_length(const AttentionArgs& a, const Tile& tile) {
-  int chunk = ceil_div(tile.length(), a.splits);
+  int chunk = quotient(tile.length() + a.splits - 1, a.per_split);
   if (chunk > a.longest_chunk) chunk = a.longest_chunk;
   if (chunk < kMinChunk) chunk = kMinChunk;
   return ceil_div(chunk, kPositions) * kPositions;
@@ -81,24 +81,21 @@ struct Chunk {
   int pieces;  // of the tile; 0: there is no such chunk
 };
 
-// Chunk number q of a step of one row; `per_split` is 1 / splits. No division, as above.
-__device__ __forceinline__ Chunk chunk_of_one_row(const AttentionArgs& a, float per_split, int q) {
+// Number `index` of a tile's `pieces` chunks of that length.
+__device__ __forceinline__ Chunk chunk_of(const Tile& tile, int index, int pieces, int length) {
+  const int begin = tile.first_turn() + index * length;
+  return {tile, begin, begin + length < tile.end ? begin + length : tile.end, index, pieces};
+}
+
+// Chunk number q of a step of one row.
+__device__ __forceinline__ Chunk chunk_of_one_row(const AttentionArgs& a, int q) {
   const Row row = row_at(a, 0);
   if (row.slot == 0) return {};
-  Chunk chunk;
-  chunk.tile = {0, 1, window_begin(a, row.position), row.position + 1};
-  const int all = chunk.tile.length();
-  int length = quotient(all + a.splits - 1, per_split);
-  if (length > a.longest_chunk) length = a.longest_chunk;
-  if (length < kMinChunk) length = kMinChunk;
-  length = (length + kPositions - 1) / kPositions * kPositions;
-  chunk.pieces = static_cast<int>(__fdividef(static_cast<float>(all), static_cast<float>(length)));
-  while (chunk.pieces * length < all) ++chunk.pieces;  // a quotient rounded down, and perhaps one too low
-  if (q >= chunk.pieces) return {};
-  chunk.index = q;
-  chunk.begin = chunk.tile.first_turn() + q * length;
-  chunk.end = chunk.begin + length < chunk.tile.end ? chunk.begin + length : chunk.tile.end;
-  return chunk;
+  const Tile tile{0, 1, window_begin(a, row.position), row.position + 1};
+  const int length = chunk_length(a, tile);
+  int pieces = static_cast<int>(__fdividef(static_cast<float>(tile.length()), static_cast<float>(length)));
+  while (pieces * length < tile.length()) ++pieces;  // it was rounded down, and may be one too low
+  return q < pieces ? chunk_of(tile, q, pieces, length) : Chunk{};
 }
 
 // One warp's way through the step's chunks, in ascending order: 32 rows at a time, one a lane.
@@ -122,14 +119,9 @@ class Cursor {
       const unsigned reached = __ballot_sync(kFullWarp, up_to > q);
       if (reached) {
         const int found = __ffs(static_cast<int>(reached)) - 1;
-        Chunk chunk;
-        chunk.tile = tile_at(a, base_ + found, tile_rows);
-        chunk.pieces = __shfl_sync(kFullWarp, pieces, found);
-        chunk.index = q - __shfl_sync(kFullWarp, up_to - pieces, found);
-        const int length = chunk_length(a, chunk.tile);
-        chunk.begin = chunk.tile.first_turn() + chunk.index * length;
-        chunk.end = chunk.begin + length < chunk.tile.end ? chunk.begin + length : chunk.tile.end;
-        return chunk;
+        const Tile tile = tile_at(a, base_ + found, tile_rows);
+        const int index = q - __shfl_sync(kFullWarp, up_to - pieces, found);
+        return chunk_of(tile, index, __shfl_sync(kFullWarp, pieces, found), chunk_length(a, tile));
       }
       before_ = __shfl_sync(kFullWarp, up_to, 31);
     }

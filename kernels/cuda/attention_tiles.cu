@@ -75,15 +75,15 @@ struct Ring {
   }
 };
 
-// How many query heads and rows a tile has, which is the same for all but the last heads of a large group.
+// How many query heads and rows a tile has, which is the same for all but the last heads of a large group,
+// and how many tiles there are.
 struct TileShape {
   int heads;
   int rows;
-  int rows_per_pair;  // times 2^16, rounded up: 1 / heads, or 0 where a tile has one row
-  int per_kv_head;    // tiles of one row
-  int per_chunk;      // of all K/V heads
-  float per_item;     // 1 / per_chunk
-  float per_split;    // 1 / AttentionArgs::splits
+  int rows_per_pair;     // times 2^16, rounded up: 1 / heads, or 0 where a tile has one row
+  int per_kv_head;       // for one chunk of a row's positions, of one K/V head
+  int per_chunk;         // of all K/V heads
+  float chunks_per_one;  // 1 / per_chunk
 
   __device__ __forceinline__ int row_of(int pair) const { return pair * rows_per_pair >> 16; }
 };
@@ -193,8 +193,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   bool waited = false;
 
   for (int item = static_cast<int>(blockIdx.x);; item += static_cast<int>(gridDim.x)) {
-    const int q = quotient(item, shape.per_item), rest = item - q * shape.per_chunk;
-    const Chunk chunk = kRaw ? chunk_of_one_row(a, shape.per_split, q) : cursor.chunk(a, shape.rows, q, lane);
+    const int number = quotient(item, shape.chunks_per_one), rest = item - number * shape.per_chunk;
+    const Chunk chunk = kRaw ? chunk_of_one_row(a, number) : cursor.chunk(a, shape.rows, number, lane);
     if (!chunk.pieces) break;
     const int kv_head = shape.per_kv_head == 1 ? rest : rest / shape.per_kv_head,
               first_in_group = (rest - kv_head * shape.per_kv_head) * shape.heads;
@@ -213,7 +213,6 @@ __global__ void __launch_bounds__(kThreads, 2)
         ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
     };
     if constexpr (kRaw) {
-      if (item != static_cast<int>(blockIdx.x)) __syncthreads();  // before the queries of the item before go
       for (int i = static_cast<int>(threadIdx.x); i < kPairs * kRow / 8; i += kThreads)
         reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
 #pragma unroll 1
@@ -490,6 +489,12 @@ void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& que
   AttentionArgs args = asked;
   const int group = args.heads / args.kv_heads, heads = std::min(group, kPairs), rows = kPairs / heads;
   const int per_kv_head = (group + heads - 1) / heads, per_chunk = args.kv_heads * per_kv_head;
+  constexpr int kMostPerChunk = 512;  // quotient() is exact with so many, at any length
+  if (per_chunk > kMostPerChunk)
+    throw Error(
+        ErrorKind::InvalidArgument,
+        "attention: expected at most 512 groups of up to 16 query heads that share a K/V head, found " +
+            std::to_string(per_chunk));
   // As many chunks as blocks where there are few rows; where there are many, short enough that no block is
   // left with one long row's. No more than `capacity` of them either way.
   const int blocks = (args.look_ahead ? 1 : 2) * queue.multiprocessors;
@@ -499,13 +504,9 @@ void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& que
                            ? positions
                            : std::max(kLongChunk, (positions + args.capacity - 1) / args.capacity);
   args.group = group;
-  const TileShape shape{heads,
-                        rows,
-                        rows == 1 ? 0 : (65536 + heads - 1) / heads,
-                        per_kv_head,
-                        per_chunk,
-                        1.0f / static_cast<float>(per_chunk),
-                        1.0f / static_cast<float>(args.splits)};
+  args.per_split = 1.0f / static_cast<float>(args.splits);
+  const TileShape shape{heads,       rows,      rows == 1 ? 0 : (65536 + heads - 1) / heads,
+                        per_kv_head, per_chunk, 1.0f / static_cast<float>(per_chunk)};
   const auto pick = [&]<class T>(T*) {
     if (args.head_dim <= 64)
       enqueue<T, 64>(args, shape, raw, queue);

@@ -167,7 +167,7 @@ class CudaOps : public Ops {
       case Verb::Embed: return "embed";
       case Verb::Attend: {
         const std::string name = cuda::attention_kernels(dtype_, attention_args(bucket, model_.layers[0]));
-        return attention_takes_raw(bucket) ? name + " with rope_append" : name;
+        return attention_takes_raw(bucket) ? name + " (makes q, k, v)" : name;
       }
       case Verb::Sample: return "scan + sample";
       default: break;
@@ -190,12 +190,14 @@ class CudaOps : public Ops {
   }
 
  private:
-  // Whether attention makes q, k and v of what the product leaves: one row, whose heads no other block needs.
+  // Whether attention makes q, k and v of what the product leaves: of one row each of its blocks can make the
+  // heads that it needs. Blocks that need the same ones make them alike.
   bool attention_takes_raw(Bucket bucket) const {
     return bucket.rows == 1 && cuda::attention_tiles_fit(dtype_, attention_args(bucket, model_.layers[0]));
   }
   cuda::Product qkv_product(Bucket bucket, const Layer& layer, const cuda::RopeAppendArgs& rope) const {
-    // The heads are normalised between the product and the rotation, which then adds the bias too.
+    // The heads are normalised between the product and the rotation, which then adds the bias too, or
+    // attention makes them.
     const bool split = layer.q_norm || attention_takes_raw(bucket);
     return {Verb::Qkv,
             bucket.rows,

@@ -146,11 +146,10 @@ void Gemm::multiply(const Product& product, size_t algorithm) {
   const Plan& found = plan(product);
   const cublasLtMatmulHeuristicResult_t& chosen = found.algorithms.at(algorithm);
   const float one = 1, beta = product.accumulate ? 1.0f : 0.0f;
-  const cublasStatus_t status =
-      cublasLtMatmul(handle_.get(), found.product.get(), &one, product.weight.data, found.weight.get(),
-                     product.in.data, found.in.get(), &beta, product.out.data, found.out.get(),
-                     product.out.data, found.out.get(), &chosen.algo, workspace_.data, chosen.workspaceSize,
-                     stream_);
+  const cublasStatus_t status = cublasLtMatmul(
+      handle_.get(), found.product.get(), &one, product.weight.data, found.weight.get(), product.in.data,
+      found.in.get(), &beta, product.out.data, found.out.get(), product.out.data, found.out.get(),
+      &chosen.algo, workspace_.data, chosen.workspaceSize, stream_);
   if (status != CUBLAS_STATUS_SUCCESS) {  // it does not say so where a capture was spoiled
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     if (cudaStreamIsCapturing(stream_, &capture) == cudaSuccess &&

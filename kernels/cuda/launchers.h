@@ -104,13 +104,15 @@ struct AttentionArgs {
   int heads;
   int kv_heads;
   int head_dim;
-  int rows_in_step;   // R
-  int capacity;       // S: partial results that there is room for per row
-  bool look_ahead;    // whether what earlier steps wrote is read before the kernel before has ended: for few
-                      // rows
-  int splits;         // up to S of them are used: set by enqueue_attention()
-  int longest_chunk;  // likewise: positions
-  int group;          // likewise: query heads for each K/V head
+  int rows_in_step;  // R
+  int capacity;      // S: partial results that there is room for per row
+  bool look_ahead;   // whether what earlier steps wrote is read before the kernel before has ended: for few
+                     // rows
+  // From here on set by enqueue_attention() and enqueue_attention_tiles().
+  int splits;         // up to S of them are used
+  int longest_chunk;  // positions
+  int group;          // query heads for each K/V head
+  float per_split;    // 1 / splits
 };
 void enqueue_attention(DType dtype, const AttentionArgs& args, Queue& queue);
 const char* attention_kernels(DType dtype, const AttentionArgs& args);  // by name
@@ -172,7 +174,7 @@ struct StreamGemmArgs {
 // Whether the kernel can do it (R up to 8, K a multiple of 128, shared memory), and how.
 bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, Queue& queue);
-// The form of it for one row, K a multiple of 256.
+// The form of it for one row, K a multiple of 256, any output but rope_append.
 bool stream_row_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue);
 

@@ -8,7 +8,7 @@
 
 namespace rondo::cuda {
 
-// The heads of one row as the QKV product leaves them, of which one warp makes up to two at a time: y = x +
+// The heads of one row as the QKV product leaves them, of which one warp makes kTogether at a time: y = x +
 // bias; for q and k y = RMSNorm(y) * norm where there is one, then RoPE (rope_append.cu has the formulas). Of
 // head_dim's two halves a lane has every 32nd element.
 template <class T, int kMaxDim>
@@ -27,14 +27,14 @@ struct RawHeads {
     for (int j = 0; j < kTurns; ++j)
       if (lane + 32 * j < a.head_dim / 2) angles[j] = angle(rope, row.position, lane + 32 * j, a.head_dim);
   }
-  // Calls f(half, turn, element) for each element of a head that is the lane's.
+  // Calls f(side, turn, element) for each element of a head that is the lane's.
   template <class F>
   __device__ __forceinline__ void each(F f) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
+    for (int side = 0; side < 2; ++side)
 #pragma unroll
       for (int j = 0; j < kTurns; ++j)
-        if (const int i = lane + 32 * j; i < a.head_dim / 2) f(half, j, half * (a.head_dim / 2) + i);
+        if (const int i = lane + 32 * j; i < a.head_dim / 2) f(side, j, side * (a.head_dim / 2) + i);
   }
   __device__ __forceinline__ const T* norm_of(int head) const {
     return static_cast<const T*>(head < a.heads                ? a.q_norm
@@ -45,33 +45,33 @@ struct RawHeads {
   __device__ __forceinline__ void load_early(int k, int head) {
     const T* const weights = norm_of(head);
     const T* const biases = static_cast<const T*>(a.bias);
-    each([&](int half, int j, int i) {
-      if (biases) bias[k][half][j] = biases[static_cast<int64_t>(head) * a.head_dim + i];
-      if (weights) norm[k][half][j] = weights[i];
+    each([&](int side, int j, int i) {
+      if (biases) bias[k][side][j] = biases[static_cast<int64_t>(head) * a.head_dim + i];
+      if (weights) norm[k][side][j] = weights[i];
     });
   }
   using Loaded = T[2][kTurns];
   __device__ __forceinline__ void load(int head, Loaded& x) const {
     const T* const from = static_cast<const T*>(a.qkv) + static_cast<int64_t>(head) * a.head_dim;
-    each([&](int half, int j, int i) { x[half][j] = __ldcg(from + i); });
+    each([&](int side, int j, int i) { x[side][j] = __ldcg(from + i); });
   }
   // All lanes. `page`: where it goes besides, or null.
   __device__ __forceinline__ void make(int k, int head, const Loaded& x, T* to, T* page) const {
     float y[2][kTurns], sum = 0;
     const bool rotated = head < a.heads + a.kv_heads, normed = norm_of(head) != nullptr;
-    each([&](int half, int j, int) {
-      y[half][j] = static_cast<float>(x[half][j]) + (a.bias ? static_cast<float>(bias[k][half][j]) : 0.0f);
-      sum += y[half][j] * y[half][j];
+    each([&](int side, int j, int) {
+      y[side][j] = static_cast<float>(x[side][j]) + (a.bias ? static_cast<float>(bias[k][side][j]) : 0.0f);
+      sum += y[side][j] * y[side][j];
     });
     if (normed) {  // the same for all lanes
       const float factor = 1.0f / sqrtf(warp_reduce(sum, Add()) / static_cast<float>(a.head_dim) + a.eps);
-      each([&](int half, int j, int) { y[half][j] *= factor * static_cast<float>(norm[k][half][j]); });
+      each([&](int side, int j, int) { y[side][j] *= factor * static_cast<float>(norm[k][side][j]); });
     }
 #pragma unroll
     for (int j = 0; j < kTurns; ++j)
       if (rotated && lane + 32 * j < a.head_dim / 2) rotate(angles[j], y[0][j], y[1][j]);
-    each([&](int half, int j, int i) {
-      to[i] = static_cast<T>(y[half][j]);
+    each([&](int side, int j, int i) {
+      to[i] = static_cast<T>(y[side][j]);
       if (page) page[i] = to[i];
     });
   }

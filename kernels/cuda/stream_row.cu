@@ -132,11 +132,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
       uint4 v[kTogether];
 #pragma unroll
       for (int j = 0; j < kTogether; ++j)
-        if (const int i = base + j * kThreads; i < a.K / 8) v[j] = load_fresh(x + i);
+        if (const int i = base + j * kThreads; i < a.K / 8) v[j] = as_16_side(load_fresh(x + i));
 #pragma unroll
       for (int j = 0; j < kTogether; ++j)
-        if (const int i = base + j * kThreads; i < a.K / 8)
-          reinterpret_cast<uint4*>(activations)[i] = as_16_side(v[j]);
+        if (const int i = base + j * kThreads; i < a.K / 8) reinterpret_cast<uint4*>(activations)[i] = v[j];
     }
   }
   if (norm) {

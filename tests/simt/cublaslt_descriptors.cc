@@ -80,8 +80,8 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
   if (cudaGetDeviceCount(&devices)) return CUBLAS_STATUS_NOT_INITIALIZED;
   return create("cublasLtCreate", handle, [](auto*) { return CUBLAS_STATUS_SUCCESS; });
 }
-// It waits for the whole device, as its documentation says, and so spoils every capture that is open: seen on an
-// H200, where it succeeds all the same.
+// It waits for the whole device, as its documentation says, and so spoils every capture that is open: seen on
+// an H200, where it succeeds all the same.
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
   cudaDeviceSynchronize();
   cudaGetLastError();
