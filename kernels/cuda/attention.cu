@@ -349,7 +349,7 @@ void enqueue_partial(const AttentionArgs& args, int lanes, Queue& queue) {
 // The launcher.
 
 const char* attention_kernels(DType dtype, const AttentionArgs& args) {
-  return attention_tiles_fit(dtype, args) ? "attention_tiles" : "attention + merge";
+  return attention_tiles_fit(dtype, args.head_dim) ? "attention_tiles" : "attention + merge";
 }
 
 void enqueue_attention(DType dtype, const AttentionArgs& asked, Queue& queue) {
@@ -360,7 +360,7 @@ void enqueue_attention(DType dtype, const AttentionArgs& asked, Queue& queue) {
         "attention: expected a head_dim that is a multiple of 8 up to 256 and at most 64 splits, found "
         "head_dim " +
             std::to_string(args.head_dim) + " and " + std::to_string(args.capacity) + " splits");
-  if (attention_tiles_fit(dtype, args)) return enqueue_attention_tiles(dtype, args, queue);
+  if (attention_tiles_fit(dtype, args.head_dim)) return enqueue_attention_tiles(dtype, args, queue);
   int lanes = 1;
   while (lanes * 8 < args.head_dim) lanes *= 2;
   const int group = args.heads / args.kv_heads, G = group >= 3 ? 4 : group;

@@ -480,8 +480,8 @@ void enqueue(const AttentionArgs& args, const TileShape& shape, const RopeAppend
 
 // The launcher.
 
-bool attention_tiles_fit(DType dtype, const AttentionArgs& args) {
-  return dtype != DType::f32 && args.head_dim % 16 == 0 && args.head_dim <= 256;
+bool attention_tiles_fit(DType dtype, int head_dim) {
+  return dtype != DType::f32 && head_dim % 16 == 0 && head_dim <= 256;
 }
 
 void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& queue,

@@ -193,7 +193,7 @@ class CudaOps : public Ops {
   // Whether attention makes q, k and v of what the product leaves: of one row each of its blocks can make the
   // heads that it needs. Blocks that need the same ones make them alike.
   bool attention_takes_raw(Bucket bucket) const {
-    return bucket.rows == 1 && cuda::attention_tiles_fit(dtype_, attention_args(bucket, model_.layers[0]));
+    return bucket.rows == 1 && cuda::attention_tiles_fit(dtype_, static_cast<int>(dims_.head_dim));
   }
   cuda::Product qkv_product(Bucket bucket, const Layer& layer, const cuda::RopeAppendArgs& rope) const {
     // The heads are normalised between the product and the rotation, which then adds the bias too, or

@@ -117,7 +117,7 @@ struct AttentionArgs {
 void enqueue_attention(DType dtype, const AttentionArgs& args, Queue& queue);
 const char* attention_kernels(DType dtype, const AttentionArgs& args);  // by name
 // The form of it that runs on tensor cores: for 16-bit types and a head_dim that is a multiple of 16.
-bool attention_tiles_fit(DType dtype, const AttentionArgs& args);
+bool attention_tiles_fit(DType dtype, int head_dim);
 // `raw`: of a step of one row, its q, k and v as the product left them, in place of `q`.
 void enqueue_attention_tiles(DType dtype, const AttentionArgs& args, Queue& queue,
                              const RopeAppendArgs* raw = nullptr);

@@ -210,10 +210,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   }
 }
 
-size_t shared_bytes(const StreamGemmArgs& a, int grid) {
-  const int rows_of_w = (a.units + grid - 1) / grid * (a.units == a.N ? 1 : 2);
+size_t shared_bytes(const StreamGemmArgs& a) {
+  const int rows_of_w = (a.each + (a.more ? 1 : 0)) * (a.units == a.N ? 1 : 2);
   return static_cast<size_t>(kWarps * kDepth * (kChunk * 2 + 8) + a.K * 2 + kWarps * 4 + 4 +
-                             rows_of_w * ((a.K + kChunk - 1) / kChunk) * 4);
+                             rows_of_w * a.per_row * 4);
 }
 
 }  // namespace
@@ -227,13 +227,12 @@ bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
   a.more = a.units % queue.multiprocessors;
   a.per_row = (a.K + kChunk - 1) / kChunk;
   a.rows_per_chunk = (65536 + a.per_row - 1) / a.per_row;
-  return shared_bytes(a, queue.multiprocessors) <= static_cast<size_t>(queue.shared_limit);
+  return shared_bytes(a) <= static_cast<size_t>(queue.shared_limit);
 }
 
 void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue) {
   const auto pick = [&]<class T>(T*) {
-    launch_spread(queue, stream_row_kernel<T>, dim3(kThreads), shared_bytes(args, queue.multiprocessors),
-                  args);
+    launch_spread(queue, stream_row_kernel<T>, dim3(kThreads), shared_bytes(args), args);
   };
   if (dtype == DType::bf16)
     pick(static_cast<__nv_bfloat16*>(nullptr));
