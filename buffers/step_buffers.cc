@@ -50,6 +50,7 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.partial_o = layout.place("split_k.o", DType::f32, {partials, d.heads, d.head_dim});
   b.partial_ml = layout.place("split_k.ml", DType::f32, {partials, d.heads, 2});
   b.tickets = layout.place("split_k.tickets", DType::i32, {R, d.heads});
+  b.product_tickets = layout.place("products.tickets", DType::i32, {kProductTickets});
   b.logits = layout.place("logits", DType::f32, {L, d.vocab_size});
   b.sampled = layout.place("sampled", DType::u8, {L, int64_t{sizeof(Sampled)}});
   b.top = layout.place("top_tokens", DType::u8, {L, kMaxTopTokens, int64_t{sizeof(TopToken)}});

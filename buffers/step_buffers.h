@@ -127,6 +127,10 @@ Bucket bucket_of(const StepDims& dims, int rows);
 // live length.
 int attention_splits(const StepDims& dims, int rows);
 
+// Partial results of a matrix product that may be under way at one time: eight for each multiprocessor of the
+// largest GPU.
+constexpr int kProductTickets = 8 * 256;
+
 struct StepBuffers {
   // the input block: written by the host before a step, read by kernels, and by `sample` moved on to the next
   View rows;         // i32 [R, 4], struct Row
@@ -136,19 +140,20 @@ struct StepBuffers {
   View biases;       // u8 [slots, kMaxSlotBiases, 8], struct SlotBias
   View history;      // i32 [slots, max_context]: the token at each position, as far as it was embedded
   // between kernels
-  View x;           // f32 [R, H], the residual stream
-  View norm;        // [R, H]
-  View qkv;         // [R, Q + 2 KV]
-  View q;           // [R, Q], after RoPE, where attention does not make it of qkv
-  View o;           // [R, Q], attention's output
-  View gate_up;     // [R, 2 F], gate first
-  View h;           // [R, F]
-  View partial_o;   // f32 [max over buckets of R * S, heads, head_dim]
-  View partial_ml;  // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
-  View tickets;     // i32 [R, heads], 0 between two steps: who merges partial results
-  View logits;      // f32 [L, V]
-  View sampled;     // u8 [L, 16], struct Sampled
-  View top;         // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid
+  View x;                // f32 [R, H], the residual stream
+  View norm;             // [R, H]
+  View qkv;              // [R, Q + 2 KV]
+  View q;                // [R, Q], after RoPE, where attention does not make it of qkv
+  View o;                // [R, Q], attention's output
+  View gate_up;          // [R, 2 F], gate first
+  View h;                // [R, F]
+  View partial_o;        // f32 [max over buckets of R * S, heads, head_dim]
+  View partial_ml;       // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
+  View tickets;          // i32 [R, heads], 0 between two steps: who merges partial results
+  View product_tickets;  // i32 [kProductTickets], likewise, of a product's
+  View logits;           // f32 [L, V]
+  View sampled;          // u8 [L, 16], struct Sampled
+  View top;  // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid
   View token_words;  // u32 [L, V]: what the penalties and biases of a row have to know of each token
   View scans;        // u8 [L, kScanParts, 24], struct LogitScan
   View loop;         // u8: struct LoopControl, then struct LoopSlot [slots] (buffers/loop_buffers.h)

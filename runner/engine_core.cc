@@ -201,6 +201,7 @@ void EngineCore::prepare(bool tuned) {
   backend_.device->fill(buffers_.history.data, 0, buffers_.history.bytes());
   backend_.device->fill(buffers_.biases.data, 0, buffers_.biases.bytes());
   backend_.device->fill(buffers_.tickets.data, 0, buffers_.tickets.bytes());
+  backend_.device->fill(buffers_.product_tickets.data, 0, buffers_.product_tickets.bytes());
   inputs_->begin();
   for (int slot = 0; slot < dims_.slots(); ++slot) {
     inputs_->write_slot(slot, SlotParams{}, {});

@@ -39,6 +39,7 @@ struct Case {
   int64_t max_context = 64, window = 0;
   int page_size = 8;
   bool qk_norm = false, bias = false;
+  int rows = 4;  // and as many sequences
   std::function<void(Rope&)> rope = [](Rope&) {};
 
   std::string text() const {
@@ -60,12 +61,12 @@ inline StepDims dims_of(const Case& c, DType activation) {
   d.vocab_size = c.vocab;
   d.weight_dtype = c.dtype;
   d.activation_dtype = activation;
-  d.buckets = {1, 2, 3, 4};
-  d.max_logit_rows = d.max_sequences = 4;
+  for (int rows = 1; rows <= c.rows; ++rows) d.buckets.push_back(rows);
+  d.max_logit_rows = d.max_sequences = c.rows;
   d.max_context = c.max_context;
   d.page_size = c.page_size;
-  d.pages = 1 + 4 * d.pages_per_slot();
-  d.workspace_bytes = activation == c.dtype ? 1 << 20 : 0;
+  d.pages = 1 + c.rows * d.pages_per_slot();
+  d.workspace_bytes = activation == c.dtype ? uint64_t{288 << 10} * static_cast<uint64_t>(c.rows) : 0;
   return d;
 }
 
@@ -136,6 +137,7 @@ struct Side {
     device->fill(pages->data(), 0xFF, pages->bytes());
     device->fill(buffers.history.data, 0, buffers.history.bytes());
     device->fill(buffers.tickets.data, 0, buffers.tickets.bytes());
+    device->fill(buffers.product_tickets.data, 0, buffers.product_tickets.bytes());
   }
 
   const Layer& layer() const { return model.layers[0]; }
@@ -205,13 +207,16 @@ class Pair {
     set([](Side& s) { return s.model.rope.inv_freq; }, fast);
     if (cpu.model.rope.long_inv_freq) set([](Side& s) { return s.model.rope.long_inv_freq; }, slow);
     const int64_t per_slot = cpu.dims.pages_per_slot();
-    std::vector<int32_t> tables(static_cast<size_t>(5 * per_slot), 0);  // slot 0 names the scrap page alone
+    std::vector<int32_t> tables(static_cast<size_t>((c.rows + 1) * per_slot),
+                                0);  // slot 0 names the scrap page alone
     std::iota(tables.begin() + per_slot, tables.end(), 1);
     std::shuffle(tables.begin() + per_slot, tables.end(), random_);
     tables_ = tables;
     for (Side* s : sides()) s->write(s->buffers.page_tables.data, tables.data(), tables.size() * 4);
     set_params({});
-    set_logit_rows({0, 1, 2, 3});
+    std::vector<int32_t> all(static_cast<size_t>(c.rows));
+    std::iota(all.begin(), all.end(), 0);
+    set_logit_rows(all);
     cpu.ops = make_cpu_ops(cpu.dims, cpu.buffers, cpu.model, 1);
     cuda.ops = make_cuda_ops(cuda.dims, cuda.buffers, cuda.model, cuda_device().stream());
   }
@@ -236,7 +241,7 @@ class Pair {
     return values;
   }
   void set_rows(std::vector<Row> rows) {
-    rows.resize(4);
+    rows.resize(static_cast<size_t>(c_.rows));
     for (Side* s : sides()) s->write(s->buffers.rows.data, rows.data(), rows.size() * sizeof(Row));
     rows_ = rows;
   }
@@ -245,7 +250,7 @@ class Pair {
   }
   void set_params(std::vector<SlotParams> params) {  // from slot 1
     params.insert(params.begin(), SlotParams{});
-    params.resize(5);
+    params.resize(static_cast<size_t>(c_.rows) + 1);
     for (Side* s : sides())
       s->write(s->buffers.slots.data, params.data(), params.size() * sizeof(SlotParams));
   }

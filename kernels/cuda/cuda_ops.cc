@@ -74,7 +74,8 @@ class CudaOps : public Ops {
         model_(model),
         queue_{stream, cuda::Order::after, 0, 0},
         dtype_((check_model(dims, model), dims.weight_dtype)),
-        products_(dtype_, buffers.x, model.rms_norm_eps, buffers.workspace, forms, queue_) {
+        products_(dtype_, buffers.x, model.rms_norm_eps, buffers.workspace, buffers.product_tickets, forms,
+                  queue_) {
     map_.page_tables = buffers_.page_tables.as<const int32_t>();
     map_.pages_per_slot = dims_.pages_per_slot();
     while ((1 << map_.page_shift) < dims_.page_size) ++map_.page_shift;
@@ -88,6 +89,7 @@ class CudaOps : public Ops {
     attribute(cudaDevAttrComputeCapabilityMajor, major);
     if (forms.early && major >= 9) queue_.order = cuda::Order::early;
     queue_.bulk_copies = major >= 9;
+    queue_.tiles = major == 9 && cuda::stream_tiles_compiled();
     int shared = 0, reserved = 0;
     attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, shared);
     attribute(cudaDevAttrReservedSharedMemoryPerBlock, reserved);

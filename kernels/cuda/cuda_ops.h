@@ -13,8 +13,9 @@ namespace rondo {
 
 // Which kernels a verb is made of. Both forms of a product round alike but add in another order.
 struct CudaForms {
-  // For few rows: products that stream the weights, with the norm before and what comes after in one kernel
-  // (stream_gemm.cu). false: the composed form for all rows: RMSNorm, cuBLASLt, RoPE + append, SiLU-mul.
+  // For up to 64 rows: products that stream the weights, with what comes after, and for few rows the norm
+  // before, in one kernel (stream_row.cu, stream_gemm.cu, stream_tiles.cu). false: the composed form for all
+  // rows: RMSNorm, cuBLASLt, RoPE + append, SiLU-mul.
   bool streamed = true;
   // Kernels start before the one before has ended, where the GPU can (programmatic dependent launch). Changes
   // no bit.

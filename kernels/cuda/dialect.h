@@ -4,13 +4,17 @@
 // collective, and whole warps that leave together.
 #pragma once
 
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <string>
+#include <type_traits>
 
 #include "buffers/cuda_check.h"
+#include "buffers/error.h"
 
 // RONDO_SHARED(sums, float[32]): a shared variable `sums` of that type.
 #define RONDO_SHARED(name, ...) __shared__ typename ::rondo::cuda::Identity<__VA_ARGS__>::type name
@@ -19,6 +23,10 @@
 #define RONDO_DYN_SHARED(T, name)                               \
   extern __shared__ __align__(16) unsigned char rondo_shared[]; \
   T* name = reinterpret_cast<T*>(rondo_shared)
+// The same as bytes, at a multiple of 1024, in a kernel that has no other shared memory.
+#define RONDO_TILE_SHARED(name)                                        \
+  extern __shared__ __align__(1024) unsigned char rondo_tile_shared[]; \
+  unsigned char* name = rondo_tile_shared
 
 namespace rondo::cuda {
 
@@ -49,6 +57,7 @@ struct Queue {
   int wide_block = 0;        // bytes of shared memory of which no two fit on a multiprocessor
   bool wide = false;         // whether the next such kernel has wide blocks
   bool bulk_copies = false;  // whether the device has them: copy_bulk() does nothing before Hopper
+  bool tiles = false;        // whether it has copy_tile() and TileProduct, and kernels were compiled for them
 };
 
 // Enqueues the kernel. Throws rondo::Error, through check(), when the launch is refused; the status is the
@@ -130,6 +139,16 @@ __device__ __forceinline__ int draw_ticket([[maybe_unused]] int* ticket) {
   return before;
 }
 
+// What a ticket's word holds; what was written before the draws that it counts is then seen, after a barrier
+// or __syncwarp(). One thread.
+__device__ __forceinline__ int look_at_tickets([[maybe_unused]] const int* ticket) {
+  int drawn = 0;
+#if defined(__CUDA_ARCH__)
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(drawn) : "l"(ticket) : "memory");
+#endif
+  return drawn;
+}
+
 // Words in host memory that kernels and the host's threads both see. What was written before the store, and
 // by others before a __threadfence_system() and a barrier, is seen by who reads its value.
 __device__ __forceinline__ void store_for_host([[maybe_unused]] uint32_t* word,
@@ -180,18 +199,25 @@ struct AsyncCopies {
   }
 };
 
-// Copies of contiguous bytes from global to shared memory by the copy engine (Hopper's cp.async.bulk), each
-// of which lands at a Landing: a word of shared memory that counts the bytes (an mbarrier of one arrival). A
-// landing is used again and again; its uses alternate between parity 0 and 1.
+// Copies from global to shared memory by the copy engine (Hopper's cp.async.bulk), which land at a Landing: a
+// word of shared memory that counts arrivals and bytes (an mbarrier). A use of it is over when all its
+// arrivals have been made and all bytes that they announced have landed. A landing is used again and again;
+// its uses alternate between parity 0 and 1.
 using Landing = uint64_t;
 
+#if defined(__CUDA_ARCH__)
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+#endif
+
 // One thread, once, before the block's first copy to it; prepare_landings_done() makes it known to the copy
-// engine, after the last of a thread's prepare_landing().
-__device__ __forceinline__ void prepare_landing([[maybe_unused]] Landing* landing) {
+// engine, after the last of a thread's prepare_landing(). `arrivals`: in each use.
+__device__ __forceinline__ void prepare_landing([[maybe_unused]] Landing* landing,
+                                                [[maybe_unused]] int arrivals = 1) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(landing)))
-      : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(landing)), "r"(arrivals)
+               : "memory");
 #endif
 }
 __device__ __forceinline__ void prepare_landings_done() {
@@ -200,23 +226,96 @@ __device__ __forceinline__ void prepare_landings_done() {
 #endif
 }
 
-// One thread: starts the copy of `bytes`, which with both addresses is a multiple of 16, for the landing's
-// next use. What other threads read of `shared` before must be ordered before this call by a barrier; what
-// was written there before, other than by such copies, is not ordered before it. The bytes are not expected
-// to be read again soon: they are the first to leave the L2.
+// One arrival. What the thread read and wrote before is done for those who wait for the use.
+__device__ __forceinline__ void arrive([[maybe_unused]] Landing* landing) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(landing)) : "memory");
+#endif
+}
+// One arrival, which announces that many bytes: of the copies that the thread then starts for this use.
+__device__ __forceinline__ void expect_bytes([[maybe_unused]] Landing* landing,
+                                             [[maybe_unused]] uint32_t bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(landing)),
+               "r"(bytes)
+               : "memory");
+#endif
+}
+
+// One thread: starts the copy of `bytes` contiguous bytes, a multiple of 16 as are both addresses, for the
+// next use of a landing of one arrival. What other threads read of `shared` before must be ordered before
+// this call by a barrier; what was written there before, other than by such copies, is not ordered before it.
+// The bytes are not expected to be read again soon: they are the first to leave the L2.
 __device__ __forceinline__ void copy_bulk([[maybe_unused]] void* shared, [[maybe_unused]] const void* global,
                                           [[maybe_unused]] uint32_t bytes,
                                           [[maybe_unused]] Landing* landing) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared)),
-             at = static_cast<uint32_t>(__cvta_generic_to_shared(landing));
   uint64_t policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+  expect_bytes(landing, bytes);
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
-      "[%3], %4;" ::"r"(to),
-      "l"(global), "r"(bytes), "r"(at), "l"(policy)
+      "[%3], %4;" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(landing)), "l"(policy)
+      : "memory");
+#endif
+}
+
+// Boxes of an array of pieces of 128 bytes (64 elements of 16 bits) in global memory, in up to four
+// dimensions, as copy_tile() takes them: a map of the copy engine's. Kernels get it by value, in an argument
+// that is RONDO_GRID_CONSTANT.
+struct TileMap {
+  CUtensorMap map;
+};
+#define RONDO_GRID_CONSTANT __grid_constant__
+
+// `size` and `box` in pieces; `stride` in bytes, from one piece to the next along each dimension. The memory
+// and the strides are multiples of 16 bytes. Throws Error where the driver refuses it. Touches no device.
+inline TileMap make_tile_map(const void* base, const int64_t (&size)[4], const int64_t (&stride)[4],
+                             const int (&box)[4]) {
+  using Encode = decltype(&cuTensorMapEncodeTiled);
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result),
+        "cudaGetDriverEntryPointByVersion");
+  cuuint64_t sizes[5] = {64}, strides[4];
+  cuuint32_t boxes[5] = {64}, steps[5] = {1, 1, 1, 1, 1};
+  for (int i = 0; i < 4; ++i) {
+    sizes[i + 1] = static_cast<cuuint64_t>(size[i]);
+    strides[i] = static_cast<cuuint64_t>(stride[i]);
+    boxes[i + 1] = static_cast<cuuint32_t>(box[i]);
+  }
+  TileMap made;
+  const CUresult status =
+      found == nullptr ? CUDA_ERROR_NOT_FOUND
+                       : reinterpret_cast<Encode>(found)(
+                             &made.map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 5, const_cast<void*>(base), sizes,
+                             strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                             CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS)
+    throw Error(ErrorKind::InvalidArgument, "cuTensorMapEncodeTiled: expected a map of tiles, found error " +
+                                                std::to_string(static_cast<int>(status)));
+  return made;
+}
+
+// One thread: starts the copy of the map's box whose first piece is at those coordinates, and whose bytes
+// were announced to the landing. `shared` is a multiple of 1024. Pieces lie one behind the other, along
+// dimension 0 first, and the 16 bytes at place i of piece p at place i ^ (p % 8) (the engine's 128-byte
+// swizzle). What lies outside the array comes as zeros. `stays`: whether it will be read again soon.
+__device__ __forceinline__ void copy_tile([[maybe_unused]] void* shared, [[maybe_unused]] const TileMap& map,
+                                          [[maybe_unused]] int c0, [[maybe_unused]] int c1,
+                                          [[maybe_unused]] int c2, [[maybe_unused]] int c3,
+                                          [[maybe_unused]] Landing* landing, [[maybe_unused]] bool stays) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  uint64_t policy;
+  if (stays)
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  else
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(shared_address(shared)),
+      "l"(&map.map), "r"(0), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(shared_address(landing)), "l"(policy)
       : "memory");
 #endif
 }
@@ -286,5 +385,118 @@ __device__ __forceinline__ void mma([[maybe_unused]] float (&d)[4], [[maybe_unus
       : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 #endif
 }
+
+// Whether a kernel was compiled for devices that have TileProduct's instructions, which sm_90a alone has:
+// where it was not, its launch bounds say so, with blocks of one warp.
+template <class... P>
+bool compiled_for_tiles(void (*kernel)(P...)) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  return attributes.maxThreadsPerBlock > 32;
+}
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define RONDO_TILE_THREADS(threads) 32
+#else
+#define RONDO_TILE_THREADS(threads) (threads)
+#endif
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// D (64 x N) += A (64 x 16) B^T (N x 16) by a warpgroup, A and B described as shared memory (PTX's
+// wgmma.mma_async, m64nNk16). `p`: that D is added to.
+#define RONDO_WIDE_PRODUCT(n, type, registers, a, b, p, ...)                                          \
+  asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, %" p ", 0;\nwgmma.mma_async.sync.aligned.m64n" n \
+               "k16.f32." type "." type " {" registers "}, %" a ", %" b ", add, 1, 1, 0, 0;\n}"       \
+               : __VA_ARGS__                                                                          \
+               : "l"(at_a), "l"(at_b), "r"(1))
+#define RONDO_SUMS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define RONDO_SUMS16(i) RONDO_SUMS4(i), RONDO_SUMS4(i + 4), RONDO_SUMS4(i + 8), RONDO_SUMS4(i + 12)
+#define RONDO_REGISTERS16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define RONDO_WIDE_PRODUCTS(type)                                                                            \
+  if constexpr (N == 8)                                                                                      \
+    RONDO_WIDE_PRODUCT("8", type, "%0,%1,%2,%3", "4", "5", "6", RONDO_SUMS4(0));                             \
+  else if constexpr (N == 16)                                                                                \
+    RONDO_WIDE_PRODUCT("16", type, "%0,%1,%2,%3,%4,%5,%6,%7", "8", "9", "10", RONDO_SUMS4(0),                \
+                       RONDO_SUMS4(4));                                                                      \
+  else if constexpr (N == 32)                                                                                \
+    RONDO_WIDE_PRODUCT("32", type, RONDO_REGISTERS16, "16", "17", "18", RONDO_SUMS16(0));                    \
+  else                                                                                                       \
+    RONDO_WIDE_PRODUCT("64", type,                                                                           \
+                       RONDO_REGISTERS16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31", \
+                       "32", "33", "34", RONDO_SUMS16(0), RONDO_SUMS16(16))
+
+template <int N>
+__device__ __forceinline__ void wide_product(float (&d)[N / 2], uint64_t at_a, uint64_t at_b,
+                                             const __nv_bfloat16*) {
+  RONDO_WIDE_PRODUCTS("bf16");
+}
+template <int N>
+__device__ __forceinline__ void wide_product(float (&d)[N / 2], uint64_t at_a, uint64_t at_b, const __half*) {
+  RONDO_WIDE_PRODUCTS("f16");
+}
+#undef RONDO_WIDE_PRODUCTS
+#undef RONDO_REGISTERS16
+#undef RONDO_SUMS16
+#undef RONDO_SUMS4
+#undef RONDO_WIDE_PRODUCT
+#endif
+
+#if defined(__CUDACC__)
+// D (64 x N, fp32) += A (64 x 64) B^T (N x 64), by a warpgroup: four neighbouring warps, the first one's
+// number a multiple of 4, which make each call together. A and B are rows of 64 elements of T in shared
+// memory as copy_tile() leaves pieces, B's all one behind the other, A's in groups of eight, `group_bytes`
+// from one to the next; all are multiples of 1024. The products run on while the threads do something else;
+// `sum` is valid, and A and B may be written over, after wait(). Thread (g, q) = (lane / 4, lane % 4) of
+// warp w (of the four) has, of D, rows 16 w + g in sum[4 j] and sum[4 j + 1] and 16 w + g + 8 in
+// sum[4 j + 2] and sum[4 j + 3], both in columns 8 j + 2 q and 8 j + 2 q + 1 (PTX's wgmma.m64nNk16).
+template <class T, int N>
+class TileProduct {
+  static_assert(N == 8 || N == 16 || N == 32 || N == 64);
+
+ public:
+  float sum[N / 2];
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) sum[i] = 0;
+  }
+  __device__ __forceinline__ void start([[maybe_unused]] const void* a, [[maybe_unused]] const void* b,
+                                        [[maybe_unused]] int group_bytes) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    settle();
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    const uint64_t a_tile = describe(a, group_bytes), b_tile = describe(b, 1024);
+#pragma unroll
+    for (int k = 0; k < 4; ++k)  // 16 elements further: 32 bytes
+      wide_product<N>(sum, a_tile + 2 * k, b_tile + 2 * k, static_cast<const T*>(nullptr));
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    settle();
+#endif
+  }
+  __device__ __forceinline__ void wait() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    settle();
+#endif
+  }
+
+ private:
+  // PTX's matrix descriptor: address and distance of groups of eight rows, in units of 16 bytes; layout 1,
+  // the 128-byte swizzle, in the highest two bits.
+  static __device__ __forceinline__ uint64_t describe([[maybe_unused]] const void* tile,
+                                                      [[maybe_unused]] int group_bytes) {
+#if defined(__CUDA_ARCH__)
+    return static_cast<uint64_t>((shared_address(tile) & 0x3FFFF) >> 4) | 1ull << 16 |
+           static_cast<uint64_t>(group_bytes >> 4) << 32 | 1ull << 62;
+#else
+    return 0;
+#endif
+  }
+  // The compiler may not move the sums' uses past this.
+  __device__ __forceinline__ void settle() {
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) asm volatile("" : "+f"(sum[i])::"memory");
+  }
+};
+#endif
 
 }  // namespace rondo::cuda

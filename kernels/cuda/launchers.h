@@ -178,6 +178,33 @@ void enqueue_stream_gemm(DType dtype, const StreamGemmArgs& args, Queue& queue);
 bool stream_row_fits(StreamGemmArgs& args, const Queue& queue);
 void enqueue_stream_row(DType dtype, const StreamGemmArgs& args, Queue& queue);
 
+// The form for 5 to 64 rows, on tiles of W that the copy engine brings.
+struct StreamTilesArgs {
+  const void* weight;  // T [N, K]
+  const void* bias;    // T [N] or null
+  const void* in;      // T [R, K]
+  void* out;
+  int N;
+  int K;
+  int rows;             // R
+  StreamOutput output;  // any but rope_append
+  float* partials;      // see stream_tiles_fits()
+  int* tickets;         // [kProductTickets], 0 between two kernels: which of a tile's blocks comes last
+  // From here on set by stream_tiles_fits(), so that no block starts with divisions.
+  int units;     // N, or N / 2 pairs of rows
+  int per_tile;  // steps of a tile, of kTileColumns columns each
+  float tiles_per_step;
+  int each;  // steps of each block; the first `more` have one more
+  int more;
+  TileMap weight_map;  // by enqueue_stream_tiles()
+  TileMap in_map;
+};
+// Whether the kernel can do it (a device with tiles, R up to 64, K a multiple of 64, N of 8, or 16 for
+// pairs), and how. `partial_bytes`: that args.partials has room for.
+bool stream_tiles_fits(StreamTilesArgs& args, const Queue& queue, uint64_t partial_bytes);
+void enqueue_stream_tiles(DType dtype, const StreamTilesArgs& args, Queue& queue);
+bool stream_tiles_compiled();  // for the calling thread's device
+
 struct SampleArgs {
   Row* rows;                  // [R], moved on to the next step
   const int32_t* logit_rows;  // [L]

@@ -1,12 +1,15 @@
 #include "kernels/cuda/products.h"
 
+#include <algorithm>
+
 #include "buffers/error.h"
 
 namespace rondo::cuda {
 namespace {
 
-// The rows up to which products are streamed where nobody chooses: always, and where the activations fit in
-// one phase. Measured with the 8B and 1B shapes on an H200; see docs/performance.md.
+// The rows up to which products are streamed where nobody chooses: always, and, on a device without tiles,
+// where the activations fit in one phase. Measured with the 8B and 1B shapes on an H200; see
+// docs/performance.md.
 constexpr int kStreamedRows = 4;
 constexpr int kStreamedRowsInOnePhase = 8;
 // Up to how many rows the streaming kernels normalise their input themselves.
@@ -16,8 +19,16 @@ Gemm::Product composed(const Product& p) { return {p.in, p.linear.weight, p.out,
 
 }  // namespace
 
-Products::Products(DType dtype, View x, float eps, View workspace, CudaForms forms, Queue& queue)
-    : dtype_(dtype), x_(x), eps_(eps), forms_(forms), queue_(queue), gemm_(workspace, queue.stream) {}
+Products::Products(DType dtype, View x, float eps, View workspace, View tickets, CudaForms forms,
+                   Queue& queue)
+    : dtype_(dtype),
+      x_(x),
+      eps_(eps),
+      workspace_(workspace),
+      tickets_(tickets),
+      forms_(forms),
+      queue_(queue),
+      gemm_(workspace, queue.stream) {}
 
 std::optional<Products::Streamed> Products::streamed(const Product& p) const {
   if (!forms_.streamed || dtype_ == DType::f32) return std::nullopt;
@@ -49,28 +60,52 @@ std::optional<Products::Streamed> Products::streamed(const Product& p) const {
   return fits(static_cast<bool>(p.norm_weight));
 }
 
-Products::Choice Products::unasked(const Product& p) const {
-  const auto s = streamed(p);
-  const bool few = p.rows <= kStreamedRows || (p.rows <= kStreamedRowsInOnePhase && s && !s->one &&
-                                               s->args.phases == 1 && p.verb != Verb::Logits);
-  return {s && few, 0};
+std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
+  if (!forms_.streamed || dtype_ == DType::f32) return std::nullopt;
+  const bool rope = p.output == StreamOutput::rope_append;  // left to the caller
+  StreamTilesArgs a{};
+  a.weight = p.linear.weight.data;
+  a.bias = rope ? nullptr : p.linear.bias.data;
+  a.in = p.in.data;
+  a.out = rope ? p.out.data : p.streamed_out;
+  a.N = static_cast<int>(p.linear.weight.shape[0]);
+  a.K = static_cast<int>(p.linear.weight.shape[1]);
+  a.rows = p.rows;
+  a.output = rope ? StreamOutput::store : p.output;
+  a.partials = workspace_.as<float>();
+  a.tickets = tickets_.as<int>();
+  if (!stream_tiles_fits(a, queue_, workspace_.bytes())) return std::nullopt;
+  return a;
 }
 
-Products::Choice Products::choice(const Product& p) const {
+Products::Form Products::unasked(const Product& p) const {
+  const auto s = streamed(p);
+  if (s && p.rows <= kStreamedRows) return {Form::streamed};
+  if (tiles(p)) return {Form::tiles};
+  const bool few =
+      p.rows <= kStreamedRowsInOnePhase && s && !s->one && s->args.phases == 1 && p.verb != Verb::Logits;
+  return {few ? Form::streamed : Form::composed};
+}
+
+Products::Form Products::taken(const Product& p) const {
   const auto chosen = choices_.find({p.verb, p.rows});
   return chosen == choices_.end() ? unasked(p) : chosen->second;
 }
 
 bool Products::run(const Product& p) {
-  const Choice taken = choice(p);
-  if (taken.streamed) {
+  const Form form = taken(p);
+  if (form.kind == Form::streamed) {
     const auto s = streamed(p);
     if (s->norm_first) norm(p);
     s->one ? enqueue_stream_row(dtype_, s->args, queue_) : enqueue_stream_gemm(dtype_, s->args, queue_);
     return true;
   }
   if (p.norm_weight) norm(p);
-  gemm_.multiply(composed(p), taken.algorithm);
+  if (form.kind == Form::tiles) {
+    enqueue_stream_tiles(dtype_, *tiles(p), queue_);
+    return p.output != StreamOutput::rope_append;
+  }
+  gemm_.multiply(composed(p), form.algorithm);
   return false;
 }
 
@@ -86,35 +121,44 @@ void Products::norm(const Product& p) {
   enqueue_rmsnorm(dtype_, a, queue_);
 }
 
-// The form that is taken unasked comes first; the algorithms are in the heuristic's order.
-size_t Products::forms(const Product& p) { return gemm_.algorithms(composed(p)) + (streamed(p) ? 1 : 0); }
+std::vector<Products::Form> Products::list(const Product& p) {
+  std::vector<Form> all{unasked(p)};
+  const auto add = [&](Form form) {
+    if (form != all.front()) all.push_back(form);
+  };
+  for (size_t i = 0; i < gemm_.algorithms(composed(p)); ++i) add({Form::composed, i});
+  if (streamed(p)) add({Form::streamed});
+  if (tiles(p)) add({Form::tiles});
+  return all;
+}
+
+size_t Products::forms(const Product& p) { return list(p).size(); }
 
 size_t Products::form(const Product& p) {
-  const Choice taken = choice(p);
-  const bool streamed_first = unasked(p).streamed;
-  if (taken.streamed) return streamed_first ? 0 : gemm_.algorithms(composed(p));
-  return taken.algorithm + (streamed_first ? 1 : 0);
+  const auto all = list(p);
+  return static_cast<size_t>(std::find(all.begin(), all.end(), taken(p)) - all.begin());
 }
 
 void Products::choose(const Product& p, size_t form) {
-  const bool streamed_first = unasked(p).streamed;
-  const size_t algorithms = gemm_.algorithms(composed(p)), algorithm = form - (streamed_first ? 1 : 0);
-  if (form >= forms(p))
+  const auto all = list(p);
+  if (form >= all.size())
     throw Error(ErrorKind::InvalidArgument, std::string(verb_name(p.verb)) + ": expected a form below " +
-                                                std::to_string(forms(p)) + ", found " + std::to_string(form));
-  const bool by_stream = streamed_first ? form == 0 : form == algorithms;
-  choices_[{p.verb, p.rows}] = by_stream ? Choice{true, 0} : Choice{false, algorithm};
+                                                std::to_string(all.size()) + ", found " +
+                                                std::to_string(form));
+  choices_[{p.verb, p.rows}] = all[form];
 }
 
 std::string Products::kernels(const Product& p) const {
-  const Choice taken = choice(p);
-  if (taken.streamed) {
+  const Form form = taken(p);
+  if (form.kind == Form::streamed) {
     const auto s = streamed(p);
     return std::string(s->norm_first ? "rmsnorm + " : "") + (s->one ? "stream_row" : "stream_gemm");
   }
-  std::string name = p.norm_weight ? "rmsnorm + cublasLt" : "cublasLt";
-  if (taken.algorithm) name += " (the heuristic's choice " + std::to_string(taken.algorithm + 1) + ")";
+  std::string name = p.norm_weight ? "rmsnorm + " : "";
+  name += form.kind == Form::tiles ? "stream_tiles" : "cublasLt";
+  if (form.algorithm) name += " (the heuristic's choice " + std::to_string(form.algorithm + 1) + ")";
   if (p.output == StreamOutput::rope_append) return name + " + rope_append";
+  if (form.kind == Form::tiles) return name;
   if (p.output == StreamOutput::silu_mul) return name + " + silu_mul";
   return p.linear.bias ? name + " + add_bias" : name;
 }

@@ -1,12 +1,14 @@
 // The step's matrix products with what comes before them, each in one of its forms: streamed, as one kernel
-// that also takes the norm before and what comes after (stream_row.cu, stream_gemm.cu), or composed of
-// RMSNorm and cuBLASLt, where what comes after is the caller's.
+// that also takes the norm before and what comes after (stream_row.cu, stream_gemm.cu); by tiles, which take
+// what comes after (stream_tiles.cu); or composed of RMSNorm and cuBLASLt, where what comes after is the
+// caller's.
 #pragma once
 
 #include <map>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/gemm.h"
@@ -26,7 +28,7 @@ struct Product {
   Linear linear;
   View out;  // of the composed form, without the bias
   bool accumulate;
-  // What the streaming form makes of it, and where.
+  // What the forms that stream make of it, and where.
   StreamOutput output;
   void* streamed_out;
   const RopeAppendArgs* rope;  // of StreamOutput::rope_append
@@ -34,11 +36,12 @@ struct Product {
 
 class Products {
  public:
-  // `x`: the residual stream, f32. `queue` must outlive it.
-  Products(DType dtype, View x, float eps, View workspace, CudaForms forms, Queue& queue);
+  // `x`: the residual stream, f32. `workspace` is for what runs at one time only, `tickets` i32
+  // [kProductTickets]. `queue` must outlive it.
+  Products(DType dtype, View x, float eps, View workspace, View tickets, CudaForms forms, Queue& queue);
 
-  // Enqueues it; whether by the streaming form, which does all of it. After the other form the bias, and what
-  // `output` says beyond adding and storing, is left to the caller.
+  // Enqueues it; whether by a form that does all of it. If not, the bias, and what `output` says beyond
+  // adding and storing, is left to the caller.
   bool run(const Product& product);
 
   // As Ops::forms() and its like have it.
@@ -53,22 +56,26 @@ class Products {
     bool one;         // by stream_row
     bool norm_first;  // by a kernel of its own
   };
-  struct Choice {
-    bool streamed;
-    size_t algorithm;  // of cuBLASLt's
+  struct Form {
+    enum Kind { streamed, tiles, composed } kind;
+    size_t algorithm = 0;  // composed: of cuBLASLt's, in the heuristic's order
+    bool operator==(const Form&) const = default;
   };
   std::optional<Streamed> streamed(const Product& product) const;
-  Choice unasked(const Product& product) const;
-  Choice choice(const Product& product) const;
+  std::optional<StreamTilesArgs> tiles(const Product& product) const;
+  Form unasked(const Product& product) const;
+  Form taken(const Product& product) const;
+  std::vector<Form> list(const Product& product);  // all there are, the one that is taken unasked first
   void norm(const Product& product);
 
   DType dtype_;
   View x_;
   float eps_;
+  View workspace_, tickets_;
   CudaForms forms_;
   Queue& queue_;
   Gemm gemm_;
-  std::map<std::pair<Verb, int>, Choice> choices_;  // by verb and rows, where somebody chose
+  std::map<std::pair<Verb, int>, Form> choices_;  // by verb and rows, where somebody chose
 };
 
 }  // namespace rondo::cuda

@@ -1,4 +1,4 @@
-// A kernel that streams tiles through shared memory by bulk copies, with one planted fault or none. in: 1024
+// Kernels that stream tiles through shared memory by bulk copies, with one planted fault or none. in: 1024
 // floats; out: 1024 floats, zeroed.
 #pragma once
 
@@ -112,6 +112,113 @@ __global__ void sum_in_one_place(float* out, const float* in) {
     if (!kFaulty) __syncthreads();
   }
   out[t] = sum;
+}
+
+enum class TileFault {
+  none,
+  misaligned,
+  past_shared,
+  past_global,
+  nothing_expected,
+  too_many_bytes,
+  too_few_bytes,
+  expected_twice,
+  too_few_arrivals,
+  refilled_without_release,
+  released_before_wait,
+  waited_at_the_end,
+  sums_read_before_wait,
+  last_wait_forgotten,
+  product_of_misaligned_tile,
+  product_past_shared,
+  product_of_one_warp,
+  lanes_differ,
+  warps_differ,
+};
+
+constexpr unsigned kTileThreads = 160;
+constexpr int kStageBytes = (64 + 8) * 128, kTileStages = 2, kTileSteps = 4;
+constexpr size_t kTileShared = kTileStages * (kStageBytes + 2 * sizeof(rondo::cuda::Landing));
+
+// The copies of all steps, by one thread.
+template <TileFault fault>
+__device__ void fill_ring(unsigned char* ring, rondo::cuda::Landing* landed, rondo::cuda::Landing* released,
+                          const float* in) {
+  const int64_t rows = fault == TileFault::past_global ? 64 : 32;
+  const rondo::cuda::TileMap a = rondo::cuda::make_tile_map(in, {rows, 1, 1, 1}, {128, 128, 128, 128},
+                                                            {64, 1, 1, 1}),
+                             b = rondo::cuda::make_tile_map(in, {rows, 1, 1, 1}, {128, 128, 128, 128},
+                                                            {8, 1, 1, 1});
+  for (int step = 0; step < kTileSteps; ++step) {
+    unsigned char* const stage = ring + step % kTileStages * kStageBytes;
+    rondo::cuda::Landing* const landing = &landed[step % kTileStages];
+    // The fault: until the stage has landed, not until it has been used.
+    rondo::cuda::Landing* const free =
+        fault == TileFault::refilled_without_release ? landing : &released[step % kTileStages];
+    if (step >= kTileStages) rondo::cuda::wait_landed(free, step / kTileStages - 1);
+    const int wrong = fault == TileFault::too_many_bytes ? -1024 : fault == TileFault::too_few_bytes ? 16 : 0;
+    if (fault != TileFault::nothing_expected)
+      rondo::cuda::expect_bytes(landing, unsigned(kStageBytes + wrong));
+    if (fault == TileFault::expected_twice) rondo::cuda::expect_bytes(landing, kStageBytes);
+    if (fault == TileFault::misaligned) rondo::cuda::copy_tile(stage + 512, a, 0, 0, 0, 0, landing, false);
+    if (fault == TileFault::past_shared)
+      rondo::cuda::copy_tile(ring + kStageBytes + 2048, a, 0, 0, 0, 0, landing, false);
+    rondo::cuda::copy_tile(stage, a, 4 * step, 0, 0, 0, landing, false);
+    rondo::cuda::copy_tile(stage + 64 * 128, b, 8 * step, 0, 0, 0, landing, true);
+  }
+}
+
+// `in` as 32 rows of 64 elements of bf16. out[4 t + i] = D[t][i], what thread t has of the sum over four
+// steps s of A_s B_s^T, where A_s are 64 rows from row 4 s on, of which those behind the end are zeros, and
+// B_s rows 8 s to 8 s + 7. One block of four warps that multiply and a fifth whose first thread fills a ring
+// for them.
+template <TileFault fault>
+__global__ void products_of_tiles(float* out, const float* in) {
+  RONDO_TILE_SHARED(ring);
+  rondo::cuda::Landing* const landed =
+      reinterpret_cast<rondo::cuda::Landing*>(ring + kTileStages * kStageBytes);
+  rondo::cuda::Landing* const released = landed + kTileStages;
+  const int t = int(threadIdx.x), warp = t / 32, lane = t % 32;
+  if (t == 0) {
+    for (int i = 0; i < kTileStages; ++i) {
+      rondo::cuda::prepare_landing(&landed[i]);
+      rondo::cuda::prepare_landing(&released[i], 4);
+    }
+    rondo::cuda::prepare_landings_done();
+  }
+  __syncthreads();
+  if (warp == 4 && fault != TileFault::product_of_one_warp) {
+    if (lane == 0) fill_ring<fault>(ring, landed, released, in);
+    return;
+  }
+
+  rondo::cuda::TileProduct<__nv_bfloat16, 8> product;
+  product.clear();
+  if (warp == 4) product.start(ring, ring, 1024);
+  for (int step = 0; step < kTileSteps; ++step) {
+    const int stage = step % kTileStages;
+    const bool last = step == kTileSteps - 1;
+    const unsigned char* a = ring + stage * kStageBytes;
+    const unsigned char* b = a + 64 * 128;
+    if (fault == TileFault::product_of_misaligned_tile) b -= 128;
+    if (fault == TileFault::product_past_shared) a = ring + kStageBytes + 2048;
+    if ((fault == TileFault::lanes_differ && lane == 5) || (fault == TileFault::warps_differ && warp == 2))
+      b = a;
+    const auto release = [&] {
+      if (lane == 0 && (fault != TileFault::too_few_arrivals || warp < 3))
+        rondo::cuda::arrive(&released[stage]);
+    };
+    rondo::cuda::wait_landed(&landed[stage], step / kTileStages);
+    product.start(a, b, 1024);
+    if (fault == TileFault::released_before_wait) release();
+    if (fault == TileFault::sums_read_before_wait)
+      for (int i = 0; i < 4; ++i) out[4 * t + i] = product.sum[i];
+    if (fault == TileFault::last_wait_forgotten ? !last : fault != TileFault::waited_at_the_end || last)
+      product.wait();
+    if (fault != TileFault::released_before_wait) release();
+  }
+  if (fault != TileFault::sums_read_before_wait)
+    for (int i = 0; i < 4; ++i) out[4 * t + i] = product.sum[i];
 }
 
 }  // namespace faulty

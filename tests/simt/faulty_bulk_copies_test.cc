@@ -124,10 +124,124 @@ TEST(FaultyBulkCopy, LandingUsedWithoutABarrierBehindItsPreparation) {
 }
 #endif
 
+// ---- tiles and their products
+
+float tile_element(int row, int k) { return row < 32 && k % 2 == 1 ? input(size_t(row * 32 + k / 2)) : 0.0f; }
+
+float sum_of_products(size_t m, size_t n) {
+  float sum = 0;
+  for (int step = 0; step < kTileSteps; ++step)
+    for (int k = 0; k < 64; ++k)
+      sum += tile_element(4 * step + int(m), k) * tile_element(8 * step + int(n), k);
+  return sum;
+}
+
+// What sum i of thread t should be.
+float expected_sum(size_t t, size_t i) {
+  return sum_of_products(t / 32 * 16 + t % 32 / 4 + i / 2 * 8, t % 4 * 2 + i % 2);
+}
+
+bool right(const Outcome& o) {
+  for (size_t t = 0; t < 128; ++t)
+    for (size_t i = 0; i < 4; ++i)
+      if (o.out[4 * t + i] != expected_sum(t, i)) return false;
+  return true;
+}
+
+template <TileFault fault>
+Outcome run_tiles(const simt::Options& order) {
+  return run(products_of_tiles<fault>, 1, kTileThreads, kTileShared, order);
+}
+
+TEST(SoundTiles, RaiseNoAlarmAndAreTheSameInEveryOrder) {
+  expect_no_alarm(products_of_tiles<TileFault::none>, 3, kTileThreads, kTileShared);
+  EXPECT_TRUE(right(run_tiles<TileFault::none>(kOrders[0])));
+}
+
+template <TileFault fault>
+void expect_tile_error(const std::string& message) {
+  expect_error(products_of_tiles<fault>, 1, kTileThreads, message, kTileShared);
+}
+
+TEST(FaultyTile, AddressThatIsNoMultipleOf1024) {
+  expect_tile_error<TileFault::misaligned>("a tile needs an address that is a multiple of 1024");
+  expect_tile_error<TileFault::misaligned>("faulty_bulk_copies.cuh:");
+}
+TEST(FaultyTile, PastTheBlocksSharedMemory) {
+  expect_tile_error<TileFault::past_shared>("a bulk copy runs past the block's shared memory");
+}
+TEST(FaultyTile, BytesThatNobodyExpects) {
+  expect_tile_error<TileFault::nothing_expected>("a bulk copy to a landing without expect_bytes() before it");
+}
+TEST(FaultyTile, MoreBytesThanExpected) {
+  expect_tile_error<TileFault::too_many_bytes>(
+      "bulk copies to a landing have more bytes than expect_bytes() announced");
+}
+TEST(FaultyTile, FewerBytesThanExpected) {
+  expect_tile_error<TileFault::too_few_bytes>(
+      "for a bulk copy that nobody starts or an arrival that nobody makes");
+  expect_tile_error<TileFault::too_few_bytes>("1 of 1 arrivals and copies of 9216 of 9232 announced bytes");
+}
+TEST(FaultyTile, MoreArrivalsThanTheLandingTakes) {
+  expect_tile_error<TileFault::expected_twice>("more arrivals at a landing than it was prepared for");
+}
+TEST(FaultyTile, FewerArrivalsThanTheLandingTakes) {
+  expect_tile_error<TileFault::too_few_arrivals>("a landing has ");
+  expect_tile_error<TileFault::too_few_arrivals>("deadlock in block (0,0,0)");
+}
+
+TEST(FaultyProduct, SumsReadBeforeTheWaitAreTheOldOnes) {
+  const Outcome sound = run_tiles<TileFault::none>(kOrders[0]);
+  for (const simt::Options& order : kOrders) {
+    const Outcome o = run_tiles<TileFault::sums_read_before_wait>(order);
+    ASSERT_EQ(o.status, cudaSuccess) << o.misuse;
+    EXPECT_LT(o.out[0], sound.out[0]);  // the last step is missing
+  }
+}
+TEST(FaultyProduct, NobodyWaitsForIt) {
+  expect_tile_error<TileFault::last_wait_forgotten>("a product was started that nobody waited for");
+}
+TEST(FaultyProduct, OfWhatIsNoTile) {
+  expect_tile_error<TileFault::product_of_misaligned_tile>(
+      "a tile needs an address that is a multiple of 1024");
+  expect_tile_error<TileFault::product_past_shared>("a product's tile runs past the block's shared memory");
+}
+TEST(FaultyProduct, OfLessThanAWarpgroup) {
+  expect_tile_error<TileFault::product_of_one_warp>("a product of tiles takes a whole warpgroup");
+  expect_tile_error<TileFault::lanes_differ>("lanes of one warp have started different products");
+  expect_tile_error<TileFault::warps_differ>("warps of one warpgroup multiply different tiles");
+}
+
+// A stage that is filled again while warps still multiply what lies there.
+#if defined(__SANITIZE_THREAD__)
+TEST(FaultyProductDeathTest, TileOverwrittenUnderIt) {
+  for (const simt::Options& order : kOrders) {
+    expect_reported_race(products_of_tiles<TileFault::refilled_without_release>, 1, kTileThreads, order,
+                         "products_of_tiles", kTileShared);
+    expect_reported_race(products_of_tiles<TileFault::released_before_wait>, 1, kTileThreads, order,
+                         "products_of_tiles", kTileShared);
+  }
+}
+#else
+TEST(FaultyProduct, TileOverwrittenUnderIt) {
+  for (const simt::Options& order : kOrders) {
+    const Outcome o = run_tiles<TileFault::refilled_without_release>(order);
+    EXPECT_TRUE(o.status != cudaSuccess || !right(o));
+    const Outcome late = run_tiles<TileFault::waited_at_the_end>(order);
+    EXPECT_TRUE(late.status != cudaSuccess || !right(late));
+  }
+}
+#endif
+
 #if defined(__SANITIZE_ADDRESS__)
 TEST(FaultyBulkCopyDeathTest, PastGlobalMemory) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(run(sum_of_tiles<Fault::past_global>, 1, kThreads, 0, kOrders[0]),
+               "heap-buffer-overflow(.|\n)*faulty_bulk_copies.cuh");
+}
+TEST(FaultyTileDeathTest, PastGlobalMemory) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(run_tiles<TileFault::past_global>(kOrders[0]),
                "heap-buffer-overflow(.|\n)*faulty_bulk_copies.cuh");
 }
 #endif

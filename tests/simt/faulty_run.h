@@ -63,9 +63,10 @@ inline void expect_no_alarm(Kernel kernel, unsigned grid, unsigned block, size_t
 }
 
 // The launch fails, in every order, and says so.
-inline void expect_error(Kernel kernel, unsigned grid, unsigned block, const std::string& message) {
+inline void expect_error(Kernel kernel, unsigned grid, unsigned block, const std::string& message,
+                         size_t shared = 0) {
   for (const simt::Options& order : kOrders) {
-    const Outcome o = run(kernel, grid, block, 0, order);
+    const Outcome o = run(kernel, grid, block, shared, order);
     EXPECT_EQ(o.status, cudaErrorLaunchFailure);
     EXPECT_NE(o.misuse.find(message), std::string::npos) << o.misuse;
     EXPECT_NE(o.misuse.find("block (0,0,0)"), std::string::npos) << o.misuse;
@@ -73,17 +74,17 @@ inline void expect_error(Kernel kernel, unsigned grid, unsigned block, const std
 }
 
 #if defined(__SANITIZE_THREAD__)
-// ThreadSanitizer ends the process and names the line.
+// ThreadSanitizer ends the process and names the place: a file, or a function.
 inline void expect_reported_race(Kernel kernel, unsigned grid, unsigned block, const simt::Options& order,
-                                 const char* file) {
+                                 const char* place, size_t shared = 0) {
   GTEST_FLAG_SET(death_test_style,
                  "threadsafe");  // a fresh process: the stand-in refuses to work in a forked one
   EXPECT_EXIT(
       {
-        run(kernel, grid, block, 0, order);
+        run(kernel, grid, block, shared, order);
         std::exit(0);
       },
-      testing::ExitedWithCode(66), std::string("data race(.|\n)*") + file);
+      testing::ExitedWithCode(66), std::string("data race(.|\n)*") + place);
 }
 #endif
 

@@ -14,35 +14,47 @@ class Landings {
  public:
   Landings();
 
-  // One landing. It has had `uses` copies that have landed; the copy of the next use may be under way.
   struct Landing {
     const void* word;
     unsigned prepared_by;
-    bool announced;  // to the copy engine
-    unsigned uses;
-    BulkCopy copy;  // under way; its bytes are 0 where none is
-    Where started;
-    bool under_way() const { return copy.bytes != 0; }
+    unsigned arrivals;            // of each use
+    bool announced = false;       // to the copy engine
+    unsigned uses = 0;            // that are over: all of their copies have landed
+    unsigned arrived = 0;         // of the use that is not over, like the next two
+    uint32_t expected_bytes = 0;  // that arrivals announced
+    uint32_t started_bytes = 0;
+    bool complete() const { return arrived == arrivals && started_bytes == expected_bytes; }
   };
 
-  void clear() { landings_.clear(); }
+  struct Copy {
+    const void* word;
+    BulkCopy copy;  // its bytes are 0 once it has landed
+    Where started;
+  };
+
+  void clear();
 
   // What is wrong with the call, or null.
-  const char* prepare(const void* word, unsigned thread);
+  const char* prepare(const void* word, int arrivals, unsigned thread);
   void announce(unsigned thread);
+  const char* check_arrival(const void* word, uint64_t content, uint32_t bytes);
   const char* check_copy(const void* word, uint64_t content, const BulkCopy& copy);
   const char* check_wait(const void* word, uint64_t content, int parity);
 
-  // After their checks. The bytes move when somebody waits for them, the latest moment there is.
-  void start(const void* word, const BulkCopy& copy, Where at);
+  // After their checks. Whether the use is complete now: the bytes move when somebody waits for them, the
+  // latest moment there is, and where there are none it is over.
+  bool arrive(const void* word, uint32_t bytes);
+  bool start(const void* word, const BulkCopy& copy, Where at);
   void land(Landing& landing);
 
   Landing* find(const void* word);
-  const Landing* first_under_way() const;
+  const Landing* find(const void* word) const;
+  const Copy* first_under_way() const;
 
  private:
   const char* check_word(const void* word, uint64_t content);
   std::vector<Landing> landings_;
+  std::vector<Copy> copies_;
 };
 
 }  // namespace simt

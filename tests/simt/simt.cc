@@ -33,7 +33,7 @@ void tsan_acquire(void*) {}
 #endif
 
 constexpr size_t kMaxStaticShared = 48 * 1024;
-constexpr unsigned kWarpSize = 32;
+constexpr unsigned kWarpSize = 32, kGroupWarps = 4;  // a warpgroup's
 
 void enter_fiber();
 
@@ -77,6 +77,7 @@ static_assert(sizeof(Thread) == 64);
 struct Warp {
   uint32_t exited = 0;
   int waiting = 0;
+  uint64_t products = 0;  // of tiles that it has multiplied, in a number
 };
 struct SharedVariable {
   const void* key;
@@ -93,9 +94,10 @@ struct FreeFiber {
   Fiber* fiber;
 };
 
-void* exact_allocation(size_t bytes) {  // not a byte more, so that AddressSanitizer bounds the array
+// Not a byte more, so that AddressSanitizer bounds the array.
+void* exact_allocation(size_t bytes, size_t alignment = 128) {
   void* p = nullptr;
-  if (bytes && posix_memalign(&p, 128, bytes)) throw std::bad_alloc();
+  if (bytes && posix_memalign(&p, alignment, bytes)) throw std::bad_alloc();
   return p;
 }
 
@@ -117,7 +119,7 @@ class Grid {
         options_(options),
         n_(block.x * block.y * block.z),
         dynamic_bytes_(dynamic_bytes),
-        dynamic_(exact_allocation(dynamic_bytes)),
+        dynamic_(exact_allocation(dynamic_bytes, kTileAlignment)),
         random_(options.seed * 0x9E3779B97F4A7C15ull + 1) {
     if constexpr (kTsan) {  // it watches malloc too: allocate from this thread, before any fiber runs
       while (pool_.items.size() < n_) pool_.add();
@@ -162,6 +164,7 @@ class Grid {
     if (pick()) Fiber::switch_to(main_, current());
     if (failure_.empty() && exited_ != n_) failure_ = describe_deadlock();
     if (failure_.empty() && landings_.first_under_way()) failure_ = describe_forgotten_copy();
+    if (failure_.empty()) failure_ = describe_divided_products();
     if (!failure_.empty())
       for (auto& t :
            threads_)  // those that are stuck inside the kernel will not say themselves that they ended
@@ -250,11 +253,17 @@ class Grid {
     }
   }
 
-  void prepare_landing(const void* word, Where at) {
+  void prepare_landing(const void* word, int arrivals, Where at) {
     if (!is_shared(word, sizeof(uint64_t))) fail("a landing lies outside the block's shared memory", at);
-    check(landings_.prepare(word, running_), at);
+    check(landings_.prepare(word, arrivals, running_), at);
   }
   void prepare_landings_done() { landings_.announce(running_); }
+
+  void arrive(const void* word, uint64_t content, uint32_t bytes, Where at) {
+    check(landings_.check_arrival(word, content, bytes), at);
+    tsan_release(use_key(word, landings_.find(word)->uses % 2));
+    if (landings_.arrive(word, bytes)) wake_waiting(word);
+  }
 
   void check_bulk_copy(const void* word, uint64_t content, const BulkCopy& copy, Where at) {
     check(landings_.check_copy(word, content, copy), at);
@@ -262,10 +271,8 @@ class Grid {
     if (is_shared(copy.from, 1)) fail("a bulk copy takes its bytes from global memory, not from shared", at);
   }
   void start_bulk_copy(const void* word, const BulkCopy& copy, Where at) {
-    landings_.start(word, copy, at);
-    tsan_release(const_cast<void*>(word));
-    for (Index i : order_)
-      if (threads_[i.value].state == State::at_landing && threads_[i.value].landing == word) wake(i.value);
+    tsan_release(use_key(word, landings_.find(word)->uses % 2));
+    if (landings_.start(word, copy, at)) wake_waiting(word);
   }
 
   void wait_landed(const void* word, uint64_t content, int parity, Where at) {
@@ -273,7 +280,7 @@ class Grid {
     Thread& self = threads_[running_];
     const unsigned use = landings_.find(word)->uses;
     if (int(use % 2) == parity) {
-      if (!landings_.find(word)->under_way()) {
+      if (!landings_.find(word)->complete()) {
         self.at = at;
         self.landing = word;
         self.state = State::at_landing;
@@ -284,7 +291,19 @@ class Grid {
       if (landing.uses != use + 1)
         fail("a landing was used again while a thread still waited for its use before: it would miss it", at);
     }
-    tsan_acquire(const_cast<void*>(word));
+    tsan_acquire(use_key(word, unsigned(parity)));
+  }
+
+  void check_product_tile(const void* tile, size_t bytes, Where at) {
+    if (reinterpret_cast<uintptr_t>(tile) % kTileAlignment)
+      fail("a tile needs an address that is a multiple of 1024", at);
+    if (!is_shared(tile, bytes)) fail("a product's tile runs past the block's shared memory", at);
+    const unsigned group = running_ / (kWarpSize * kGroupWarps);
+    if ((group + 1) * kWarpSize * kGroupWarps > n_) fail("a product of tiles takes a whole warpgroup", at);
+  }
+  void note_products(uint64_t number) {
+    uint64_t& all = warps_[running_ / kWarpSize].products;
+    all = all * 0x9E3779B97F4A7C15ull + number;
   }
 
   void* shared(const void* key, size_t bytes) {
@@ -338,6 +357,11 @@ class Grid {
   Fiber& current() { return *threads_[running_].fiber; }
   Index& slot(unsigned k) { return ready_[k & (ready_.size() - 1)]; }
 
+  // To ThreadSanitizer: who waits for a use is not ordered behind what belongs to the next.
+  static void* use_key(const void* word, unsigned parity) {
+    return const_cast<char*>(static_cast<const char*>(word)) + parity;
+  }
+
   void check(const char* wrong, Where at) {
     if (wrong) fail(wrong, at);
   }
@@ -363,6 +387,11 @@ class Grid {
   void wake(unsigned i) {
     threads_[i].state = i == running_ ? State::running : State::ready;
     if (i != running_) slot(tail_++).value = i;
+  }
+
+  void wake_waiting(const void* landing) {
+    for (Index i : order_)
+      if (threads_[i.value].state == State::at_landing && threads_[i.value].landing == landing) wake(i.value);
   }
 
   // In front of other warps: a warp goes as far as it can while its lanes' stacks are in the cache.
@@ -412,19 +441,33 @@ class Grid {
   std::string describe_deadlock() const {
     unsigned at_barrier = 0, in_warp = 0, at_landing = 0;
     const Thread* example = nullptr;
+    const void* landing = nullptr;
     for (auto& t : threads_) {
       if (t.state == State::at_barrier) ++at_barrier, example = &t;
       if (t.state == State::in_collective) ++in_warp, example = &t;
-      if (t.state == State::at_landing) ++at_landing, example = &t;
+      if (t.state == State::at_landing) {
+        ++at_landing, example = &t;
+        if (!landing || landings_.find(t.landing)->arrived) landing = t.landing;  // that lacks the least
+      }
     }
     char text[600];
     const uint3 b = blockIdx, t = indices_[static_cast<size_t>(example - threads_.data())].value;
     std::snprintf(
         text, sizeof text,
         "deadlock in block (%u,%u,%u): %u threads have exited, %u wait at __syncthreads(), %u in a warp "
-        "collective, %u for a bulk copy that nobody starts; one is thread (%u,%u,%u) at %s:%u",
-        b.x, b.y, b.z, exited_, at_barrier, in_warp, at_landing, t.x, t.y, t.z, example->at.file,
-        example->at.line);
+        "collective, %u for a bulk copy that nobody starts%s; one is thread (%u,%u,%u) at %s:%u",
+        b.x, b.y, b.z, exited_, at_barrier, in_warp, at_landing,
+        landing ? describe_landing(landing).c_str() : "", t.x, t.y, t.z, example->at.file, example->at.line);
+    return text;
+  }
+
+  std::string describe_landing(const void* word) const {
+    const Landings::Landing& landing = *landings_.find(word);
+    char text[200];
+    std::snprintf(text, sizeof text,
+                  " or an arrival that nobody makes (a landing has %u of %u arrivals and copies of %u of %u "
+                  "announced bytes)",
+                  landing.arrived, landing.arrivals, landing.started_bytes, landing.expected_bytes);
     return text;
   }
 
@@ -439,6 +482,19 @@ class Grid {
         "at %s:%u",
         b.x, b.y, b.z, at.file, at.line);
     return text;
+  }
+
+  // Empty where the warps of each warpgroup have multiplied the same tiles.
+  std::string describe_divided_products() const {
+    for (size_t w = 0; w < warps_.size(); ++w) {
+      if (warps_[w].products == warps_[w / kGroupWarps * kGroupWarps].products) continue;
+      char text[200];
+      std::snprintf(text, sizeof text,
+                    "warps of one warpgroup multiply different tiles: block (%u,%u,%u) warp %zu", blockIdx.x,
+                    blockIdx.y, blockIdx.z, w);
+      return text;
+    }
+    return {};
   }
 };
 
@@ -513,8 +569,11 @@ int barrier(int predicate, Where at) { return grid->barrier(predicate, at); }
 void collective(uint32_t mask, void* payload, Resolve resolve, Where at) {
   grid->collective(mask, payload, resolve, at);
 }
-void prepare_landing(const void* word, Where at) { grid->prepare_landing(word, at); }
+void prepare_landing(const void* word, int arrivals, Where at) { grid->prepare_landing(word, arrivals, at); }
 void prepare_landings_done() { grid->prepare_landings_done(); }
+void arrive(const void* word, uint64_t content, uint32_t bytes, Where at) {
+  grid->arrive(word, content, bytes, at);
+}
 void check_bulk_copy(const void* word, uint64_t content, const BulkCopy& copy, Where at) {
   grid->check_bulk_copy(word, content, copy, at);
 }
@@ -524,6 +583,10 @@ void start_bulk_copy(const void* word, const BulkCopy& copy, Where at) {
 void wait_landed(const void* word, uint64_t content, int parity, Where at) {
   grid->wait_landed(word, content, parity, at);
 }
+void check_product_tile(const void* tile, size_t bytes, Where at) {
+  grid->check_product_tile(tile, bytes, at);
+}
+void note_products(uint64_t number) { grid->note_products(number); }
 void* shared(const void* key, size_t bytes) { return grid->shared(key, bytes); }
 void* dynamic_shared() { return grid->dynamic(); }
 void trap(Where at) { grid->fail("__trap()", at); }

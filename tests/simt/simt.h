@@ -97,18 +97,76 @@ uint32_t reduce(uint32_t mask, uint32_t value, Reduce op, Where at);
 // keeps in the word lies in the executor.
 constexpr uint64_t kPreparedLanding = 0x1A2D196A11C0DE5Aull;
 
+// An array of pieces of 128 bytes as the copy engine knows it, and the box that one copy takes of it,
+// innermost dimension first. Strides are in bytes.
+struct Tiles {
+  const void* base;
+  int64_t size[4], stride[4];
+  int box[4];
+};
+
+// Contiguous bytes, or a tile: the box whose first piece is at `corner`. Its pieces lie one after the other;
+// the 16 bytes at place i of piece p at place i ^ p % 8. Pieces outside the array come as zeros.
 struct BulkCopy {
   void* to;  // shared memory of the block
   const void* from;
   uint32_t bytes;
+  Tiles tiles{};  // without a base where it is no tile
+  int corner[4] = {};
 };
-void prepare_landing(const void* word, Where at);
+constexpr size_t kTileAlignment = 1024, kPieceBytes = 128;
+
+// Calls visit(p, from) for each piece of a tile; `from` is null outside the array. A template, so that files
+// that a sanitizer watches and the executor have each their own.
+template <class F>
+void visit_pieces(const Tiles& tiles, const int (&corner)[4], const F& visit) {
+  int p = 0, at[4] = {};
+  for (at[3] = 0; at[3] < tiles.box[3]; ++at[3])
+    for (at[2] = 0; at[2] < tiles.box[2]; ++at[2])
+      for (at[1] = 0; at[1] < tiles.box[1]; ++at[1])
+        for (at[0] = 0; at[0] < tiles.box[0]; ++at[0]) {
+          bool inside = true;
+          int64_t offset = 0;
+          for (int i = 0; i < 4; ++i) {
+            const int64_t place = int64_t{corner[i]} + at[i];
+            inside = inside && place >= 0 && place < tiles.size[i];
+            offset += place * tiles.stride[i];
+          }
+          visit(p++, inside ? static_cast<const char*>(tiles.base) + offset : nullptr);
+        }
+}
+
+// A use of a landing is over when `arrivals` arrivals have been made and the bytes that they announced have
+// landed.
+void prepare_landing(const void* word, int arrivals, Where at);
 void prepare_landings_done();
+// One arrival, which announces copies of that many bytes.
+void arrive(const void* word, uint64_t content, uint32_t bytes, Where at);
 // Fails where the copy is one that the hardware refuses, or that would race with another.
 void check_bulk_copy(const void* word, uint64_t content, const BulkCopy& copy, Where at);
 void start_bulk_copy(const void* word, const BulkCopy& copy, Where at);  // after its check
-// Until the landing's use of that parity has landed. Other threads run meanwhile, one of which may start it.
+// Until the landing's use of that parity has landed. Other threads run meanwhile, which may complete it.
 void wait_landed(const void* word, uint64_t content, int parity, Where at);
+
+// What a thread of a warpgroup has started: products of tiles that lie in shared memory as copies leave them,
+// D (64 x columns) += A (64 x 64) B^T each. A's groups of eight rows are `group_bytes` apart.
+struct Products {
+  static constexpr int kMost = 32;
+  struct Pair {
+    const void *a, *b;
+    int group_bytes;
+  };
+  int columns;
+  bool bf16;  // else fp16
+  int started = 0;
+  Pair pairs[kMost] = {};
+  Where last{};
+};
+void check_product_tile(const void* tile, size_t bytes, Where at);
+// Whole warps: adds all of them, which read the tiles now, to the thread's share of D, `columns` / 2 sums.
+void multiply_tiles(float* sum, const Products& products, Where at);
+// To the executor: what the running thread's warp has multiplied, in a number. It compares a warpgroup's.
+void note_products(uint64_t number);
 
 void* shared(const void* key, size_t bytes);  // the block's static shared variable of that key
 void* dynamic_shared();

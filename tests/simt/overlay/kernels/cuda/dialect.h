@@ -9,12 +9,14 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "buffers/cuda_check.h"
+#include "buffers/error.h"
 #include "tests/simt/device.h"
 #include "tests/simt/fake_cudart.h"
 
@@ -28,6 +30,9 @@
   auto& name = *static_cast<typename ::simt::identity<__VA_ARGS__>::type*>( \
       ::simt::shared(&name##_shared_key_, sizeof(__VA_ARGS__)))
 #define RONDO_DYN_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared())
+#define RONDO_TILE_SHARED(name) RONDO_DYN_SHARED(unsigned char, name)
+#define RONDO_GRID_CONSTANT
+#define RONDO_TILE_THREADS(threads) (threads)
 
 namespace rondo::cuda {
 
@@ -42,6 +47,7 @@ struct Queue {
   int wide_block = 0;        // bytes of shared memory of which no two fit on a multiprocessor
   bool wide = false;         // whether the next such kernel has wide blocks
   bool bulk_copies = false;  // whether the device has them: copy_bulk() does nothing before Hopper
+  bool tiles = false;        // whether it has copy_tile() and TileProduct, and kernels were compiled for them
 };
 
 // Queues the kernel on the stream. Throws rondo::Error, through check(), when the launch is refused.
@@ -104,6 +110,12 @@ inline int draw_ticket(int* ticket) {
   return before;
 }
 
+inline int look_at_tickets(const int* ticket) {
+  const int drawn = std::atomic_ref<int>(*const_cast<int*>(ticket)).load(std::memory_order_acquire);
+  __threadfence();
+  return drawn;
+}
+
 // Words in host memory that kernels and the host's threads both see.
 inline void store_for_host(uint32_t* word, uint32_t value) {
   std::atomic_ref<uint32_t>(*word).store(value, std::memory_order_release);
@@ -152,31 +164,143 @@ class AsyncCopies {
 // A landing's word says only that it was prepared: its uses are counted by the executor.
 using Landing = uint64_t;
 
-inline void prepare_landing(Landing* landing, simt::Where at = simt::Where::current()) {
-  simt::prepare_landing(landing, at);
+inline void prepare_landing(Landing* landing, int arrivals = 1, simt::Where at = simt::Where::current()) {
+  simt::prepare_landing(landing, arrivals, at);
   *landing = simt::kPreparedLanding;
 }
 inline void prepare_landings_done() { simt::prepare_landings_done(); }
 
-// As on the device, anybody who waits for the landing sees the bytes, and they come as late as that. To the
-// sanitizers the copy is an access by the thread that starts it, at any moment from now on.
-inline void copy_bulk(void* shared, const void* global, uint32_t bytes, Landing* landing,
-                      simt::Where at = simt::Where::current()) {
-  const simt::BulkCopy copy{shared, global, bytes};
-  simt::check_bulk_copy(landing, *landing, copy, at);
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  auto* to = static_cast<volatile uint64_t*>(shared);
-  auto* from = static_cast<const volatile uint64_t*>(global);
-  for (uint32_t i = 0; i < bytes / sizeof *to; ++i) {
-    static_cast<void>(from[i]);
-    to[i] = to[i];
-  }
-#endif
-  simt::start_bulk_copy(landing, copy, at);
+inline void expect_bytes(Landing* landing, uint32_t bytes, simt::Where at = simt::Where::current()) {
+  simt::arrive(landing, *landing, bytes, at);
+}
+inline void arrive(Landing* landing, simt::Where at = simt::Where::current()) {
+  simt::arrive(landing, *landing, 0, at);
 }
 inline void wait_landed(Landing* landing, int parity, simt::Where at = simt::Where::current()) {
   simt::wait_landed(landing, *landing, parity, at);
 }
+
+// What sanitizers are to see of an access that the executor makes: these read, and write what is there
+// already.
+inline void touch(const void* from, size_t bytes) {
+  for (size_t i = 0; i < bytes / sizeof(uint64_t); ++i)
+    static_cast<void>(static_cast<const volatile uint64_t*>(from)[i]);
+}
+inline void touch_for_writing(void* to, size_t bytes) {
+  auto* words = static_cast<volatile uint64_t*>(to);
+  for (size_t i = 0; i < bytes / sizeof *words; ++i) words[i] = words[i];
+}
+inline void touch_tile(const simt::BulkCopy& copy) {
+  simt::visit_pieces(copy.tiles, copy.corner, [](int, const char* from) {
+    if (from) touch(from, simt::kPieceBytes);
+  });
+}
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kTouch = true;
+#else
+constexpr bool kTouch = false;
+#endif
+
+// As on the device, anybody who waits for the landing sees the bytes, and they come as late as that. To the
+// sanitizers the copy is an access by the thread that starts it, at any moment from now on.
+inline void start_copy(const simt::BulkCopy& copy, Landing* landing, simt::Where at) {
+  simt::check_bulk_copy(landing, *landing, copy, at);
+  if constexpr (kTouch) {
+    copy.tiles.base ? touch_tile(copy) : touch(copy.from, copy.bytes);
+    touch_for_writing(copy.to, copy.bytes);
+  }
+  simt::start_bulk_copy(landing, copy, at);
+}
+inline void copy_bulk(void* shared, const void* global, uint32_t bytes, Landing* landing,
+                      simt::Where at = simt::Where::current()) {
+  expect_bytes(landing, bytes, at);
+  start_copy({shared, global, bytes}, landing, at);
+}
+
+struct TileMap : simt::Tiles {};
+
+// Refuses what the driver refuses.
+inline TileMap make_tile_map(const void* base, const int64_t (&size)[4], const int64_t (&stride)[4],
+                             const int (&box)[4]) {
+  const auto require = [](bool met, const char* what) {
+    if (!met) throw Error(ErrorKind::InvalidArgument, std::string("a map of tiles needs ") + what);
+  };
+  require(base && reinterpret_cast<uintptr_t>(base) % 16 == 0, "an address that is a multiple of 16");
+  TileMap map{};
+  map.base = base;
+  for (int i = 0; i < 4; ++i) {
+    require(size[i] >= 1 && size[i] <= int64_t{1} << 32, "sizes from 1 to 2^32");
+    require(stride[i] >= 0 && stride[i] < int64_t{1} << 40 && stride[i] % 16 == 0,
+            "strides below 2^40 that are multiples of 16");
+    require(box[i] >= 1 && box[i] <= 256, "a box of 1 to 256 pieces along each dimension");
+    map.size[i] = size[i];
+    map.stride[i] = stride[i];
+    map.box[i] = box[i];
+  }
+  return map;
+}
+
+inline void copy_tile(void* shared, const TileMap& map, int c0, int c1, int c2, int c3, Landing* landing,
+                      bool /*stays*/, simt::Where at = simt::Where::current()) {
+  const int pieces = map.box[0] * map.box[1] * map.box[2] * map.box[3];
+  start_copy({shared, map.base, uint32_t(pieces) * uint32_t{simt::kPieceBytes}, map, {c0, c1, c2, c3}},
+             landing, at);
+}
+
+template <class... P>
+bool compiled_for_tiles(void (*)(P...)) {
+  return true;
+}
+
+// The tiles are read, and the sums change, when somebody waits.
+template <class T, int N>
+class TileProduct {
+ public:
+  static_assert(std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, __half>);
+  static_assert(N == 8 || N == 16 || N == 32 || N == 64);
+  float sum[N / 2];
+
+  TileProduct() = default;
+  TileProduct(const TileProduct&) = delete;
+  TileProduct& operator=(const TileProduct&) = delete;
+  ~TileProduct() {
+    if (products_.started) simt::fail("a product was started that nobody waited for", products_.last);
+  }
+
+  void clear() {
+    for (float& s : sum) s = 0.0f;
+  }
+  void start(const void* a, const void* b, int group_bytes, simt::Where at = simt::Where::current()) {
+    if (group_bytes < 0 || group_bytes % simt::kTileAlignment)
+      simt::fail("a tile's groups of rows are multiples of 1024 bytes apart", at);
+    simt::check_product_tile(a, 7 * size_t(group_bytes) + 8 * simt::kPieceBytes, at);
+    simt::check_product_tile(b, N * simt::kPieceBytes, at);
+    if (products_.started == products_.kMost) simt::fail("more products at once than the executor keeps", at);
+    products_.pairs[products_.started++] = {a, b, group_bytes};
+    products_.last = at;
+  }
+  void wait(simt::Where at = simt::Where::current()) {
+    if constexpr (kTouch)
+      for (int i = 0; i < products_.started; ++i) touch_own_rows(products_.pairs[i]);
+    simt::multiply_tiles(sum, products_, at);
+    products_.started = 0;
+#if defined(__SANITIZE_THREAD__)  // who has waited knows that the tiles were read for the whole warp
+    __syncwarp(~0u, at);
+#endif
+  }
+
+ private:
+  // Of the rows that the warp's lanes read, those that this one's sums come from.
+  static void touch_own_rows(const simt::Products::Pair& pair) {
+    const unsigned g = simt::here.lane / 4, q = simt::here.lane % 4, group = simt::here.warp % 4 * 2;
+    for (unsigned i = 0; i < 2; ++i)
+      touch(static_cast<const char*>(pair.a) + (group + i) * size_t(pair.group_bytes) + g * simt::kPieceBytes,
+            simt::kPieceBytes);
+    for (unsigned n = 2 * q; n < N; n += 8)
+      touch(static_cast<const char*>(pair.b) + n * simt::kPieceBytes, 2 * simt::kPieceBytes);
+  }
+  simt::Products products_{N, std::is_same_v<T, __nv_bfloat16>};
+};
 
 using MatrixLoad = void (*)(const uint32_t (&row)[4], uint32_t (&words)[4], simt::Where at);
 inline uint4 load_matrices_by(MatrixLoad load, const void* row, simt::Where at) {

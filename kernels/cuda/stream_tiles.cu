@@ -1,0 +1,326 @@
+// What the kernel needs.
+#include "kernels/cuda/attention_schedule.h"
+#include "kernels/cuda/dialect.h"
+#include "kernels/cuda/launchers.h"
+#include "kernels/cuda/load.h"
+#include "kernels/cuda/stream_output.h"
+
+namespace rondo::cuda {
+namespace {
+
+constexpr int kMaxRows = 64;
+
+// The cut for up to N_ rows of `in`.
+template <int N_>
+struct Cut {
+  static constexpr int kTileRows = N_ < 64 ? 64 : 128;  // of W
+  static constexpr int kChunks =
+      N_ < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
+  static constexpr int kDepth = N_ < 32 ? 5 : 4;     // steps in flight
+  static constexpr int kConsumers = kTileRows / 16;  // warps that multiply: a warpgroup for 64 rows of a tile
+  static constexpr int kThreads = 32 * (kConsumers + 1);
+  static constexpr int kWeightBytes = kTileRows * kChunks * 128;  // of a step
+  static constexpr int kInBytes = N_ * kChunks * 128;
+  static constexpr int kStageBytes = kWeightBytes + kInBytes;
+  static constexpr int kAtOnce = N_ < 32 ? N_ : 32;  // columns of a tile's product that are written at once
+  static constexpr int kScratch = 16 * kAtOnce;      // floats of a warp
+  static constexpr int kRingBytes = kDepth * kStageBytes;
+  static constexpr int kLandings = kRingBytes + kConsumers * kScratch * 4;  // where they lie
+  static constexpr int kShared = kLandings + 2 * kDepth * static_cast<int>(sizeof(Landing));
+};
+
+// A tile's steps, and which blocks take them.
+struct TileShare {
+  Deal blocks;
+  int block;  // the calling one
+
+  // The blocks from the tile's first step to its last.
+  __device__ __forceinline__ int first(int begin) const {
+    int b = block;
+    while (blocks.begin(b) > begin) --b;
+    return b;
+  }
+  __device__ __forceinline__ int last(int end) const {
+    int b = block;
+    while (blocks.begin(b + 1) < end) ++b;
+    return b;
+  }
+};
+
+// Four neighbouring outputs of row r, from the unit on: the sums of the units and, of pairs, of their second
+// rows.
+template <class T>
+__device__ __forceinline__ void write_four(const StreamTilesArgs& a, int r, int unit, float4 sum, float4 up,
+                                           float4 before) {
+  const int64_t at = static_cast<int64_t>(r) * a.units + unit;
+  float v[4] = {sum.x, sum.y, sum.z, sum.w};
+  if (a.bias) {
+    float bias[4];
+    load4(static_cast<const T*>(a.bias) + unit, bias);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] += bias[i];
+  }
+  if (a.output == StreamOutput::silu_mul) {
+    float u[4] = {up.x, up.y, up.z, up.w};
+    if (a.bias) {
+      float bias[4];
+      load4(static_cast<const T*>(a.bias) + a.units + unit, bias);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) u[i] += bias[i];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * u[i];
+  }
+  if (a.output == StreamOutput::store || a.output == StreamOutput::silu_mul) {
+    store4(static_cast<T*>(a.out) + at, v);
+    return;
+  }
+  if (a.output == StreamOutput::add_f32) {
+    v[0] += before.x, v[1] += before.y, v[2] += before.z, v[3] += before.w;
+  }
+  store4(static_cast<float*>(a.out) + at, v);
+}
+
+// The kernel.
+//
+// out = f(in W^T), W [N, K], for up to N_ rows of `in`, at the speed at which W can be read. W is cut into
+// tiles of rows and steps of columns (Cut); all steps of all tiles, tile after tile, are dealt out evenly to
+// the blocks, one for each multiprocessor. One thread of a block has the copy engine bring its steps' W
+// and `in` into a ring of `depth` stages, which it fills with W before it waits for the kernel before:
+// weights depend on nobody. It runs ahead of the warps that multiply (wgmma: W's rows are the 64 side,
+// the rows of `in` the other), so that the memory is busy while these write a tile's results.
+//
+// A tile whose steps are several blocks' is finished by the last of them to come, warp by warp: the others
+// leave their sums in `partials`. They are added in the order of the steps: the same input gives the same
+// bits.
+//
+// silu_mul: half of a tile's rows are gate rows, half their up rows, eight of these behind eight of those, so
+// that a thread has both of a pair.
+template <class T, int N_>
+__global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
+    stream_tiles_kernel(const RONDO_GRID_CONSTANT StreamTilesArgs a) {
+  RONDO_TILE_SHARED(shared);
+  let_next_start();
+  using C = Cut<N_>;
+  constexpr int kDepth = C::kDepth, kAtOnce = C::kAtOnce, kConsumers = C::kConsumers,
+                kWeightBytes = C::kWeightBytes;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  unsigned char* const inputs = shared + kDepth * kWeightBytes;
+  float* const scratch = reinterpret_cast<float*>(shared + C::kRingBytes) + warp * C::kScratch;
+  Landing* const landed = reinterpret_cast<Landing*>(shared + C::kLandings);  // [kDepth]
+  Landing* const released = landed + kDepth;                                  // [kDepth]
+
+  const TileShare share{{a.each, a.more}, static_cast<int>(blockIdx.x)};
+  const int begin = share.blocks.begin(share.block), end = share.blocks.begin(share.block + 1);
+  const int first_tile = quotient(begin, a.tiles_per_step);
+  const bool pairs = a.output == StreamOutput::silu_mul;
+
+  // The copying end of the ring.
+  int tile = first_tile, step = begin - first_tile * a.per_tile;
+  const auto fetch_weights = [&](int stage) {
+    expect_bytes(&landed[stage], C::kStageBytes);
+    copy_tile(shared + stage * kWeightBytes, a.weight_map, 0, step * C::kChunks, 0,
+              tile * (C::kTileRows / (pairs ? 16 : 8)), &landed[stage], false);
+  };
+  const auto fetch_input = [&](int stage) {
+    copy_tile(inputs + stage * C::kInBytes, a.in_map, 0, step * C::kChunks, 0, 0, &landed[stage], true);
+  };
+  const auto advance = [&] {
+    if (++step == a.per_tile) step = 0, ++tile;
+  };
+  const bool copies = warp == kConsumers && lane == 0;
+  const int ahead = end - begin < kDepth ? end - begin : kDepth;
+  if (copies) {
+    for (int i = 0; i < kDepth; ++i) {
+      prepare_landing(&landed[i]);
+      prepare_landing(&released[i], kConsumers);
+    }
+    prepare_landings_done();
+    for (int i = 0; i < ahead; ++i, advance()) fetch_weights(i);
+  }
+  __syncthreads();
+  wait_for_previous();
+  if (warp == kConsumers) {
+    if (copies) {
+      step = begin - first_tile * a.per_tile, tile = first_tile;
+      for (int i = 0; i < ahead; ++i, advance()) fetch_input(i);
+      int stage = 0, parity = 0;
+      for (int i = begin + ahead; i < end; ++i, advance()) {
+        wait_landed(&released[stage], parity);
+        fetch_weights(stage);
+        fetch_input(stage);
+        if (++stage == kDepth) stage = 0, parity ^= 1;
+      }
+    }
+    __syncwarp();
+    return;
+  }
+
+  // The multiplying end.
+  const int g = lane / 4, q = lane % 4;
+  const int units_of_warp = pairs ? 8 : 16, units_of_tile = units_of_warp * kConsumers;
+  const unsigned char* const own_weights = shared + warp / 4 * (64 * C::kChunks * 128);
+  TileProduct<T, N_> product;
+  int stage = 0, parity = 0;
+  int tile_begin = first_tile * a.per_tile;
+  for (int at = begin; at < end; ++tile, tile_begin += a.per_tile) {
+    const int tile_end = tile_begin + a.per_tile, to = tile_end < end ? tile_end : end;
+    const bool whole = at == tile_begin && to == tile_end;
+    product.clear();
+    for (; at < to; ++at) {
+      wait_landed(&landed[stage], parity);
+#pragma unroll
+      for (int c = 0; c < C::kChunks; ++c)
+        product.start(own_weights + stage * kWeightBytes + c * 1024,
+                      inputs + stage * C::kInBytes + c * N_ * 128, C::kChunks * 1024);
+      product.wait();
+      __syncwarp();
+      if (lane == 0) arrive(&released[stage]);
+      if (++stage == kDepth) stage = 0, parity ^= 1;
+    }
+
+    // What is written and added to, four units of a row at a time.
+    const int first_unit = tile * units_of_tile + warp * units_of_warp;
+    const int quads_shift = pairs ? 1 : 2;  // of a row
+    constexpr int kPasses = N_ / kAtOnce, kQuads = kAtOnce * 4 / 32;
+    const auto row_of = [&](int quad) { return quad >> quads_shift; };
+    const auto unit_of = [&](int quad) { return first_unit + 4 * (quad & ((1 << quads_shift) - 1)); };
+    const auto exists = [&](int pass, int quad) {
+      return row_of(quad) < kAtOnce && pass * kAtOnce + row_of(quad) < a.rows && unit_of(quad) < a.units;
+    };
+    float4 before[kQuads];
+    const auto fetch_before = [&](int pass) {
+#pragma unroll
+      for (int i = 0; i < kQuads; ++i) {
+        const int quad = lane + 32 * i;
+        before[i] = make_float4(0, 0, 0, 0);
+        if (a.output == StreamOutput::add_f32 && exists(pass, quad))
+          before[i] = __ldcg(reinterpret_cast<const float4*>(
+              static_cast<const float*>(a.out) +
+              static_cast<int64_t>(pass * kAtOnce + row_of(quad)) * a.units + unit_of(quad)));
+      }
+    };
+    if (kPasses == 1) fetch_before(0);  // else there are no registers for them yet
+
+    if (!whole) {
+      const int first = share.first(tile_begin), last = share.last(tile_end);
+      // Place of block b's sums of this tile: a block has two tiles at most that others share.
+      const auto partial = [&](int b) {
+        const int slot = 2 * b + (share.blocks.begin(b) >= tile_begin ? 0 : 1);
+        return reinterpret_cast<float4*>(a.partials) +
+               static_cast<int64_t>(slot * kConsumers + warp) * (N_ / 8) * 32 + lane;
+      };
+      float4* const own = partial(share.block);
+#pragma unroll
+      for (int j = 0; j < N_ / 8; ++j)
+        own[32 * j] = make_float4(product.sum[4 * j], product.sum[4 * j + 1], product.sum[4 * j + 2],
+                                  product.sum[4 * j + 3]);
+      __syncwarp();
+      // Whoever finds all others there need not say that it has come.
+      int* const ticket = a.tickets + first * kConsumers + warp;
+      int others = 0;
+      if (lane == 0) {
+        others = look_at_tickets(ticket);
+        if (others != last - first) others = draw_ticket(ticket);
+      }
+      others = __shfl_sync(kFullWarp, others, 0);
+      if (others != last - first) continue;
+      if (lane == 0) *ticket = 0;
+      product.clear();
+#pragma unroll 1
+      for (int b = first; b <= last; ++b) {
+        const float4* const from = partial(b);
+#pragma unroll
+        for (int j = 0; j < N_ / 8; ++j) {
+          const float4 v = __ldcg(from + 32 * j);
+          product.sum[4 * j] += v.x, product.sum[4 * j + 1] += v.y;
+          product.sum[4 * j + 2] += v.z, product.sum[4 * j + 3] += v.w;
+        }
+      }
+    }
+
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      if (kPasses > 1) {
+        __syncwarp();
+        fetch_before(pass);
+      }
+      // [row of `in`][row of the warp's 16 of W]
+#pragma unroll
+      for (int j = 0; j < kAtOnce / 8; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          scratch[(8 * j + 2 * q + i % 2) * 16 + g + i / 2 * 8] =
+              product.sum[4 * (pass * kAtOnce / 8 + j) + i];
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < kQuads; ++i) {
+        const int quad = lane + 32 * i;
+        if (!exists(pass, quad)) continue;
+        const float* const from = scratch + row_of(quad) * 16 + (unit_of(quad) - first_unit);
+        write_four<T>(a, pass * kAtOnce + row_of(quad), unit_of(quad), *reinterpret_cast<const float4*>(from),
+                      *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)), before[i]);
+      }
+    }
+    __syncwarp();  // before the scratch is written again
+  }
+}
+
+// Calls f with the smallest instance that has as many columns as there are rows.
+template <class F>
+void for_rows(int rows, F f) {
+  if (rows <= 8) return f(std::integral_constant<int, 8>());
+  if (rows <= 16) return f(std::integral_constant<int, 16>());
+  if (rows <= 32) return f(std::integral_constant<int, 32>());
+  f(std::integral_constant<int, 64>());
+}
+
+}  // namespace
+
+// The launchers.
+
+bool stream_tiles_compiled() { return compiled_for_tiles(stream_tiles_kernel<__half, 8>); }
+
+bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t partial_bytes) {
+  const int halves = a.output == StreamOutput::silu_mul ? 2 : 1;
+  a.units = a.N / halves;
+  if (!queue.tiles || a.output == StreamOutput::rope_append || a.rows < 1 || a.rows > kMaxRows || a.K % 64 ||
+      a.units % 8)
+    return false;
+  bool fits = false;
+  for_rows(a.rows, [&](auto n) {
+    using C = Cut<n>;
+    const int units_of_tile = C::kTileRows / halves;
+    a.per_tile = (a.K / 64 + C::kChunks - 1) / C::kChunks;
+    a.tiles_per_step = 1.0f / static_cast<float>(a.per_tile);
+    const int64_t steps = int64_t{(a.units + units_of_tile - 1) / units_of_tile} * a.per_tile;
+    a.each = static_cast<int>(steps / queue.multiprocessors);
+    a.more = static_cast<int>(steps % queue.multiprocessors);
+    const auto warps = static_cast<uint64_t>(C::kConsumers * queue.multiprocessors);
+    fits = steps < 1 << 22 &&  // beyond, quotient() is not exact
+           warps <= kProductTickets && 2 * warps * 16 * n * sizeof(float) <= partial_bytes &&
+           C::kShared <= queue.shared_limit;
+  });
+  return fits;
+}
+
+void enqueue_stream_tiles(DType dtype, const StreamTilesArgs& args, Queue& queue) {
+  StreamTilesArgs a = args;
+  const int64_t row = int64_t{a.K} * 2;  // bytes
+  const int halves = a.N / a.units;
+  for_rows(a.rows, [&](auto n) {
+    constexpr int kIn = n;
+    using C = Cut<kIn>;
+    a.weight_map =
+        make_tile_map(a.weight, {8, a.K / 64, halves, a.units / 8}, {row, 128, a.units * row, 8 * row},
+                      {8, C::kChunks, halves, C::kTileRows / 8 / halves});
+    a.in_map = make_tile_map(a.in, {a.rows, a.K / 64, 1, 1}, {row, 128, row, row}, {kIn, C::kChunks, 1, 1});
+    const auto run = [&](auto kernel) { launch_spread(queue, kernel, dim3(C::kThreads), C::kShared, a); };
+    if (dtype == DType::bf16)
+      run(stream_tiles_kernel<__nv_bfloat16, kIn>);
+    else
+      run(stream_tiles_kernel<__half, kIn>);
+  });
+}
+
+}  // namespace rondo::cuda

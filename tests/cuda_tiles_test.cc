@@ -1,0 +1,191 @@
+// The products by tiles (kernels/cuda/stream_tiles.cu): each output, for 5 to 64 rows, with shapes that leave
+// parts of tiles, of steps and of blocks' shares, held to the CPU backend; and that it is this form that ran.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/cuda/launchers.h"
+#include "tests/cuda_pair.h"
+
+namespace rondo::test {
+namespace {
+
+class CudaTiles : public CudaTest, public testing::WithParamInterface<DType> {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (IsSkipped()) return;
+    int major = 0;
+    ASSERT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
+    if (major != 9) GTEST_SKIP() << "a GPU of compute capability " << major << ".x has no such tiles";
+  }
+};
+INSTANTIATE_TEST_SUITE_P(DTypes, CudaTiles, testing::Values(DType::f16, DType::bf16),
+                         [](const auto& dtype) { return dtype_name(dtype.param); });
+
+constexpr auto x_of = +[](Side& s) { return s.buffers.x; };
+constexpr auto q_of = [](Side& s) { return s.buffers.q; };
+constexpr auto o_of = +[](Side& s) { return s.buffers.o; };
+constexpr auto h_of = +[](Side& s) { return s.buffers.h; };
+constexpr auto logits_of = [](Side& s) { return s.buffers.logits; };
+
+// Each instance of the kernel: full, and with columns that nobody reads.
+constexpr int kRows[] = {6, 16, 21, 64};
+
+// Of tiles of 64 or 128 rows of W, and of steps of 128 columns, there is one that is not whole.
+Case tiled(DType dtype, int rows) {
+  Case c;
+  c.dtype = dtype;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 48;
+  c.hidden = 192;
+  c.intermediate = 320;
+  c.vocab = 304;
+  c.rows = rows;
+  return c;
+}
+
+std::vector<Row> rows_of(int count) {
+  std::vector<Row> rows;
+  for (int r = 0; r < count; ++r) rows.push_back({1, r % 50, 1 + r, 1});
+  return rows;
+}
+
+void expect_tiles(Pair& pair, Verb verb, int rows) {
+  EXPECT_NE(pair.cuda.ops->kernels(verb, {rows, rows}).find("stream_tiles"), std::string::npos);
+}
+
+TEST_P(CudaTiles, QkvIsTheCpus) {
+  for (int rows : kRows)
+    for (bool qk_norm : {false, true}) {
+      Case c = tiled(GetParam(), rows);
+      c.bias = c.qk_norm = qk_norm;
+      Pair pair(c);
+      expect_tiles(pair, Verb::Qkv, rows);
+      pair.set_rows(rows_of(rows));
+      pair.randomize(x_of, 2);
+      pair.run([&](Side& s) { s.ops->qkv({rows, 1}, s.layer()); });
+      const double allowed =
+          tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 50 * 0x1p-23;  // and the angles
+      pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
+      pair.expect_appended(allowed);
+    }
+}
+
+TEST_P(CudaTiles, ProjectionsAreAddedToTheResidual) {
+  for (int rows : kRows)
+    for (bool bias : {false, true}) {
+      Case c = tiled(GetParam(), rows);
+      c.bias = bias;
+      Pair pair(c);
+      expect_tiles(pair, Verb::OProj, rows);
+      expect_tiles(pair, Verb::DownProj, rows);
+      pair.set_rows(rows_of(rows));
+      for (auto view : {x_of, o_of, h_of}) pair.randomize(view, 1);
+      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj); });
+      pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
+      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
+      pair.expect_close(x_of, tolerance(c.dtype, 2, c.intermediate + 2), rows * c.hidden);
+    }
+}
+
+TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
+  for (int rows : kRows)
+    for (bool bias : {false, true}) {
+      Case c = tiled(GetParam(), rows);
+      c.bias = bias;
+      Pair pair(c);
+      expect_tiles(pair, Verb::GateUp, rows);
+      pair.set_rows(rows_of(rows));
+      pair.randomize(x_of, 2);
+      pair.run([&](Side& s) { s.ops->gate_up({rows, 1}, s.layer()); });
+      pair.expect_close(h_of, 2 * tolerance(c.dtype, 3, c.hidden + 16), rows * c.intermediate);
+    }
+}
+
+TEST_P(CudaTiles, LogitsTakeTheRowsThatTheListNames) {
+  for (int rows : kRows) {
+    const Case c = tiled(GetParam(), rows);
+    Pair pair(c);
+    expect_tiles(pair, Verb::Logits, rows);
+    pair.set_rows(rows_of(rows));
+    pair.randomize(x_of, 2);
+    std::vector<int32_t> list;
+    for (int r = 0; r < rows; ++r) list.push_back(r * 3 % rows);
+    pair.set_logit_rows(list);
+    pair.run([&](Side& s) { s.ops->logits({rows, rows}); });
+    pair.expect_close(logits_of, tolerance(c.dtype, 2, c.hidden + 16), rows * c.vocab);
+  }
+}
+
+// A tile is several blocks', and of several blocks some have no step of another: all cuts of a product's
+// steps.
+TEST_P(CudaTiles, AnyNumberOfStepsIsShared) {
+  for (int64_t intermediate : {64, 128, 192, 1024, 4160})
+    for (int64_t hidden : {64, 128, 576}) {
+      Case c = tiled(GetParam(), 6);
+      c.hidden = hidden;
+      c.intermediate = intermediate;
+      Pair pair(c);
+      pair.set_rows(rows_of(6));
+      for (auto view : {x_of, h_of}) pair.randomize(view, 1);
+      pair.run([&](Side& s) { s.ops->add_project({6, 1}, s.buffers.h, s.layer().down_proj); });
+      pair.expect_close(x_of, tolerance(c.dtype, 1, intermediate + 2), 6 * hidden);
+      pair.run([&](Side& s) { s.ops->gate_up({6, 1}, s.layer()); });
+      pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, hidden + intermediate + 16), 6 * intermediate);
+    }
+}
+
+// Rows that a bucket has and a step does not: whatever lies in them reaches nobody else.
+TEST_P(CudaTiles, RowsDoNotMix) {
+  const Case c = tiled(GetParam(), 12);
+  std::vector<float> found[2];
+  for (bool spoiled : {false, true}) {
+    Pair pair(c);
+    pair.set_rows(rows_of(12));
+    std::vector<float> h = pair.randomize(h_of, 1);
+    pair.randomize(x_of, 1);
+    if (spoiled)
+      for (size_t i = 0; i < static_cast<size_t>(c.intermediate); ++i)
+        h[5 * static_cast<size_t>(c.intermediate) + i] = kNan;
+    pair.set(h_of, h);
+    Side& s = pair.cuda;
+    s.ops->add_project({12, 1}, s.buffers.h, s.layer().down_proj);
+    found[spoiled] = s.get(s.buffers.x);
+  }
+  for (size_t i = 0; i < found[0].size(); ++i) {
+    if (i / static_cast<size_t>(c.hidden) == 5)
+      EXPECT_TRUE(std::isnan(found[1][i]));
+    else
+      ASSERT_EQ(found[0][i], found[1][i]) << i;
+  }
+}
+
+TEST(StreamTiles, FitTheShapesOfRealModels) {
+  cuda::Queue hopper{nullptr, cuda::Order::early, 132, 227 << 10};
+  hopper.tiles = true;
+  struct Shape {
+    int N, K;
+  };
+  for (const Shape& s :
+       {Shape{6144, 4096}, {4096, 14336}, {1024, 3072}, {2560, 9728}, {128256, 4096}, {151936, 1024}})
+    for (int rows : kRows) {
+      cuda::StreamTilesArgs a{};
+      a.N = s.N;
+      a.K = s.K;
+      a.rows = rows;
+      a.output = cuda::StreamOutput::store_f32;
+      ASSERT_TRUE(cuda::stream_tiles_fits(a, hopper, kCudaWorkspaceBytes)) << s.N << " x " << s.K;
+      EXPECT_EQ((int64_t{a.each} * 132 + a.more) % a.per_tile, 0);
+      EXPECT_FALSE(cuda::stream_tiles_fits(a, hopper, 1 << 16)) << "no room for partial results";
+      EXPECT_FALSE(cuda::stream_tiles_fits(a, cuda::Queue{nullptr, cuda::Order::early, 132, 227 << 10},
+                                           kCudaWorkspaceBytes))
+          << "no tiles there";
+      a.rows = 65;
+      EXPECT_FALSE(cuda::stream_tiles_fits(a, hopper, kCudaWorkspaceBytes));
+    }
+}
+
+}  // namespace
+}  // namespace rondo::test
