@@ -142,6 +142,7 @@ struct StepBuffers {
   // between kernels
   View x;                // f32 [R, H], the residual stream
   View norm;             // [R, H]
+  View squares;          // f32 [R, ceil(H / 16)]: of a norm that is begun, sums of 16 squares
   View qkv;              // [R, Q + 2 KV]
   View q;                // [R, Q], after RoPE, where attention does not make it of qkv
   View o;                // [R, Q], attention's output

@@ -29,6 +29,7 @@ class Ops {
   // x[r] = embedding[rows[r].token]; notes the token in history[rows[r].slot] at its position.
   virtual void embed(Bucket bucket) = 0;
 
+  // In every layer but the first it comes behind the add_project() that was given its norm:
   // n = RMSNorm(x) * attention_norm; qkv = n Wqkv^T (+ bias); per-head RMSNorm of q and k where q_norm and
   // k_norm are present (Qwen3); rotate-half RoPE of q and k at rows[r].position; q [R, Q] to `q`, k and v to
   // the pages of (rows[r].slot, rows[r].position). What follows the product may be left to attend(), the next
@@ -40,9 +41,12 @@ class Ops {
   // left untouched.
   virtual void attend(Bucket bucket, const Layer& layer) = 0;
 
-  // x += in W^T (+ bias); in is `o` [R, Q] or `h` [R, F].
-  virtual void add_project(Bucket bucket, const View& in, const Linear& linear) = 0;
+  // x += in W^T (+ bias); in is `o` [R, Q] or `h` [R, F]. `next_norm` [H]: the norm that the next verb begins
+  // with, qkv() or gate_up(), which may be begun here; absent: nothing is.
+  virtual void add_project(Bucket bucket, const View& in, const Linear& linear,
+                           const View& next_norm = {}) = 0;
 
+  // It comes behind the add_project() that was given its norm:
   // n = RMSNorm(x) * mlp_norm; h = silu(n Wgate^T) * (n Wup^T), [R, F].
   virtual void gate_up(Bucket bucket, const Layer& layer) = 0;
 

@@ -80,9 +80,12 @@ class CudaBits : public CudaTest, public testing::WithParamInterface<const char*
         EXPECT_EQ(has("makes q, k, v"), narrow && form.rows == 1);
       }
       if (form.verb == "qkv" || form.verb == "gate_up") {
-        EXPECT_EQ(has("stream_"), narrow && form.rows < 9);
-#ifdef RONDO_SIMT  // it has Hopper's bulk copies
+#ifdef RONDO_SIMT  // it has Hopper's bulk copies and tiles
         EXPECT_EQ(has("stream_row"), narrow && hidden == 256);
+        EXPECT_EQ(has("stream_gemm"), narrow && hidden != 256 && form.rows < 5);
+        EXPECT_EQ(has("stream_tiles"), narrow && form.rows > 4);
+#else
+        EXPECT_EQ(has("stream_"), narrow && (form.rows < 5 || has("stream_tiles")));
 #endif
       }
     }
@@ -91,7 +94,7 @@ class CudaBits : public CudaTest, public testing::WithParamInterface<const char*
   static TinyConfig config(int hidden) {
     return TinyConfig({.hidden = hidden,
                        .intermediate = 128,
-                       .layers = 1,
+                       .layers = 2,  // the second one's first norm is begun by the first's last product
                        .heads = 4,
                        .kv_heads = 2,
                        .head_dim = 32,

@@ -90,6 +90,7 @@ TEST_P(CudaTiles, ProjectionsAreAddedToTheResidual) {
     }
 }
 
+// Behind the projection, which begins the norm where x times the norm's weight is in the type's range.
 TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
   for (int rows : kRows)
     for (bool bias : {false, true}) {
@@ -97,10 +98,37 @@ TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
       c.bias = bias;
       Pair pair(c);
       expect_tiles(pair, Verb::GateUp, rows);
+      EXPECT_EQ(pair.cuda.ops->kernels(Verb::GateUp, {rows, rows}).find("rmsnorm") == std::string::npos,
+                c.dtype == DType::bf16);
       pair.set_rows(rows_of(rows));
-      pair.randomize(x_of, 2);
-      pair.run([&](Side& s) { s.ops->gate_up({rows, 1}, s.layer()); });
-      pair.expect_close(h_of, 2 * tolerance(c.dtype, 3, c.hidden + 16), rows * c.intermediate);
+      for (auto view : {x_of, o_of}) pair.randomize(view, 2);
+      pair.run([&](Side& s) {
+        s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj, s.layer().mlp_norm);
+        s.ops->gate_up({rows, 1}, s.layer());
+      });
+      pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, c.hidden + c.heads * c.head_dim + 16),
+                        rows * c.intermediate);
+    }
+}
+
+TEST_P(CudaTiles, QkvOfALaterLayerTakesTheNormThatTheProjectionBegan) {
+  for (int rows : kRows)
+    for (bool qk_norm : {false, true}) {
+      Case c = tiled(GetParam(), rows);
+      c.bias = c.qk_norm = qk_norm;
+      Pair pair(c);
+      pair.set_rows(rows_of(rows));
+      for (auto view : {x_of, h_of}) pair.randomize(view, 2);
+      pair.run([&](Side& s) {
+        Layer later = s.layer();
+        later.attention_norm = later.mlp_norm;
+        s.ops->add_project({rows, 1}, s.buffers.h, later.down_proj, later.attention_norm);
+        s.ops->qkv({rows, 1}, later);
+      });
+      const double allowed =
+          tolerance(c.dtype, 5, c.hidden + c.intermediate + c.head_dim + 16) + 50 * 0x1p-23;
+      pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
+      pair.expect_appended(allowed);
     }
 }
 
@@ -130,9 +158,11 @@ TEST_P(CudaTiles, AnyNumberOfStepsIsShared) {
       Pair pair(c);
       pair.set_rows(rows_of(6));
       for (auto view : {x_of, h_of}) pair.randomize(view, 1);
-      pair.run([&](Side& s) { s.ops->add_project({6, 1}, s.buffers.h, s.layer().down_proj); });
+      pair.run([&](Side& s) {
+        s.ops->add_project({6, 1}, s.buffers.h, s.layer().down_proj, s.layer().mlp_norm);
+        s.ops->gate_up({6, 1}, s.layer());
+      });
       pair.expect_close(x_of, tolerance(c.dtype, 1, intermediate + 2), 6 * hidden);
-      pair.run([&](Side& s) { s.ops->gate_up({6, 1}, s.layer()); });
       pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, hidden + intermediate + 16), 6 * intermediate);
     }
 }

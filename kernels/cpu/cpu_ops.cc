@@ -116,7 +116,7 @@ class CpuOps final : public Ops {
     });
   }
 
-  void add_project(Bucket bucket, const View& in, const Linear& linear) override {
+  void add_project(Bucket bucket, const View& in, const Linear& linear, const View&) override {
     product(in, linear, bucket.rows, b_.x, true);
   }
 

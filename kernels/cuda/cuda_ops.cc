@@ -74,8 +74,7 @@ class CudaOps : public Ops {
         model_(model),
         queue_{stream, cuda::Order::after, 0, 0},
         dtype_((check_model(dims, model), dims.weight_dtype)),
-        products_(dtype_, buffers.x, model.rms_norm_eps, buffers.workspace, buffers.product_tickets, forms,
-                  queue_) {
+        products_(dtype_, buffers, model.rms_norm_eps, forms, queue_) {
     map_.page_tables = buffers_.page_tables.as<const int32_t>();
     map_.pages_per_slot = dims_.pages_per_slot();
     while ((1 << map_.page_shift) < dims_.page_size) ++map_.page_shift;
@@ -114,7 +113,7 @@ class CudaOps : public Ops {
 
   void qkv(Bucket bucket, const Layer& layer) override {
     const cuda::RopeAppendArgs rope = rope_args(bucket, layer);
-    const cuda::Product product = qkv_product(bucket, layer, rope);
+    const cuda::Product product = with_norm(bucket, qkv_product(bucket, layer, rope));
     const bool appended = products_.run(product) && product.rope;
     if (!appended && !attention_takes_raw(bucket)) cuda::enqueue_rope_append(dtype_, rope, queue_);
   }
@@ -126,13 +125,13 @@ class CudaOps : public Ops {
     cuda::enqueue_attention_tiles(dtype_, args, queue_, &raw);
   }
 
-  void add_project(Bucket bucket, const View& in, const Linear& linear) override {
-    if (!products_.run(project_product(bucket, in, linear)) && linear.bias)
+  void add_project(Bucket bucket, const View& in, const Linear& linear, const View& next_norm) override {
+    if (!products_.run(with_next_norm(bucket, project_product(bucket, in, linear), next_norm)) && linear.bias)
       add_bias(buffers_.x, linear.bias, bucket.rows);
   }
 
   void gate_up(Bucket bucket, const Layer& layer) override {
-    if (products_.run(gate_up_product(bucket, layer))) return;
+    if (products_.run(with_norm(bucket, gate_up_product(bucket, layer)))) return;
     cuda::SiluMulArgs a{};
     a.gate_up = buffers_.gate_up.data;
     a.bias = layer.gate_up.bias.data;
@@ -245,13 +244,37 @@ class CudaOps : public Ops {
             buffers_.logits.data,
             nullptr};
   }
+  // Whether the projection before the verb's product begins its norm. The same for all layers but the first.
+  bool norm_begun(Bucket bucket, Verb verb) const {
+    const Layer& layer = model_.layers[0];
+    const cuda::RopeAppendArgs rope = rope_args(bucket, layer);
+    return verb == Verb::GateUp ? products_.begin_norms(project_product(bucket, buffers_.o, layer.o_proj),
+                                                        gate_up_product(bucket, layer))
+                                : products_.begin_norms(project_product(bucket, buffers_.h, layer.down_proj),
+                                                        qkv_product(bucket, layer, rope));
+  }
+  cuda::Product with_norm(Bucket bucket, cuda::Product product) const {
+    const bool first =
+        product.verb == Verb::Qkv && product.norm_weight.data == model_.layers[0].attention_norm.data;
+    product.norm_begun = !first && norm_begun(bucket, product.verb);
+    return product;
+  }
+  cuda::Product with_next_norm(Bucket bucket, cuda::Product product, const View& norm) const {
+    if (norm && norm_begun(bucket, product.verb == Verb::OProj ? Verb::GateUp : Verb::Qkv))
+      product.next_norm = norm;
+    return product;
+  }
   // A verb's product in the first layer, whose shapes are those of all; of a verb that has one.
   cuda::Product product_of(Verb verb, Bucket bucket, const cuda::RopeAppendArgs& rope) const {
     const Layer& layer = model_.layers[0];
     switch (verb) {
-      case Verb::Qkv: return qkv_product(bucket, layer, rope);
+      case Verb::Qkv: {
+        cuda::Product product = qkv_product(bucket, layer, rope);
+        product.norm_begun = model_.layers.size() > 1 && norm_begun(bucket, verb);  // as in most layers
+        return product;
+      }
       case Verb::OProj: return project_product(bucket, buffers_.o, layer.o_proj);
-      case Verb::GateUp: return gate_up_product(bucket, layer);
+      case Verb::GateUp: return with_norm(bucket, gate_up_product(bucket, layer));
       case Verb::DownProj: return project_product(bucket, buffers_.h, layer.down_proj);
       default: return logits_product(bucket);
     }

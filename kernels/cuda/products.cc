@@ -19,16 +19,13 @@ Gemm::Product composed(const Product& p) { return {p.in, p.linear.weight, p.out,
 
 }  // namespace
 
-Products::Products(DType dtype, View x, float eps, View workspace, View tickets, CudaForms forms,
-                   Queue& queue)
+Products::Products(DType dtype, const StepBuffers& buffers, float eps, CudaForms forms, Queue& queue)
     : dtype_(dtype),
-      x_(x),
+      buffers_(buffers),
       eps_(eps),
-      workspace_(workspace),
-      tickets_(tickets),
       forms_(forms),
       queue_(queue),
-      gemm_(workspace, queue.stream) {}
+      gemm_(buffers.workspace, queue.stream) {}
 
 std::optional<Products::Streamed> Products::streamed(const Product& p) const {
   if (!forms_.streamed || dtype_ == DType::f32) return std::nullopt;
@@ -48,7 +45,7 @@ std::optional<Products::Streamed> Products::streamed(const Product& p) const {
   };
   // The kernel multiplies x by the norm's weight before it knows how large x is: too far for f16's range.
   if (p.norm_weight && dtype_ == DType::bf16 && p.rows <= kNormedRows) {
-    a.in = x_.data;
+    a.in = buffers_.x.data;
     a.gather = p.gather;
     a.norm_weight = p.norm_weight.data;
     a.eps = eps_;
@@ -72,9 +69,16 @@ std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
   a.K = static_cast<int>(p.linear.weight.shape[1]);
   a.rows = p.rows;
   a.output = rope ? StreamOutput::store : p.output;
-  a.partials = workspace_.as<float>();
-  a.tickets = tickets_.as<int>();
-  if (!stream_tiles_fits(a, queue_, workspace_.bytes())) return std::nullopt;
+  a.partials = buffers_.workspace.as<float>();
+  a.tickets = buffers_.product_tickets.as<int>();
+  if (p.norm_begun) a.squares = buffers_.squares.as<const float>();
+  a.eps = eps_;
+  if (p.next_norm) {
+    a.next_norm = p.next_norm.data;
+    a.next_in = buffers_.norm.data;
+    a.next_squares = buffers_.squares.as<float>();
+  }
+  if (!stream_tiles_fits(a, queue_, buffers_.workspace.bytes())) return std::nullopt;
   return a;
 }
 
@@ -92,6 +96,11 @@ Products::Form Products::taken(const Product& p) const {
   return chosen == choices_.end() ? unasked(p) : chosen->second;
 }
 
+bool Products::begin_norms(const Product& one, const Product& other) const {
+  return dtype_ == DType::bf16 && taken(one).kind == Form::tiles && taken(other).kind == Form::tiles &&
+         one.linear.weight.shape[0] % 16 == 0;
+}
+
 bool Products::run(const Product& p) {
   const Form form = taken(p);
   if (form.kind == Form::streamed) {
@@ -100,7 +109,7 @@ bool Products::run(const Product& p) {
     s->one ? enqueue_stream_row(dtype_, s->args, queue_) : enqueue_stream_gemm(dtype_, s->args, queue_);
     return true;
   }
-  if (p.norm_weight) norm(p);
+  if (p.norm_weight && !p.norm_begun) norm(p);
   if (form.kind == Form::tiles) {
     enqueue_stream_tiles(dtype_, *tiles(p), queue_);
     return p.output != StreamOutput::rope_append;
@@ -111,11 +120,11 @@ bool Products::run(const Product& p) {
 
 void Products::norm(const Product& p) {
   RmsNormArgs a{};
-  a.x = x_.as<const float>();
+  a.x = buffers_.x.as<const float>();
   a.gather = p.gather;
   a.weight = p.norm_weight.data;
   a.out = p.in.data;
-  a.hidden_size = x_.shape[1];
+  a.hidden_size = buffers_.x.shape[1];
   a.rows = p.rows;
   a.eps = eps_;
   enqueue_rmsnorm(dtype_, a, queue_);
@@ -154,7 +163,7 @@ std::string Products::kernels(const Product& p) const {
     const auto s = streamed(p);
     return std::string(s->norm_first ? "rmsnorm + " : "") + (s->one ? "stream_row" : "stream_gemm");
   }
-  std::string name = p.norm_weight ? "rmsnorm + " : "";
+  std::string name = p.norm_weight && !p.norm_begun ? "rmsnorm + " : "";
   name += form.kind == Form::tiles ? "stream_tiles" : "cublasLt";
   if (form.algorithm) name += " (the heuristic's choice " + std::to_string(form.algorithm + 1) + ")";
   if (p.output == StreamOutput::rope_append) return name + " + rope_append";

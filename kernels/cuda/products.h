@@ -32,17 +32,22 @@ struct Product {
   StreamOutput output;
   void* streamed_out;
   const RopeAppendArgs* rope;  // of StreamOutput::rope_append
+  bool norm_begun = false;     // `in` and `squares` were left by the product before; see begin_norms()
+  View next_norm = {};         // T [N] of the norm of the output that is begun, or none
 };
 
 class Products {
  public:
-  // `x`: the residual stream, f32. `workspace` is for what runs at one time only, `tickets` i32
-  // [kProductTickets]. `queue` must outlive it.
-  Products(DType dtype, View x, float eps, View workspace, View tickets, CudaForms forms, Queue& queue);
+  // `queue` must outlive it.
+  Products(DType dtype, const StepBuffers& buffers, float eps, CudaForms forms, Queue& queue);
 
   // Enqueues it; whether by a form that does all of it. If not, the bias, and what `output` says beyond
   // adding and storing, is left to the caller.
   bool run(const Product& product);
+
+  // Whether the one product can begin the norm that the other begins with: both by tiles, and x times a
+  // norm's weight within T's range.
+  bool begin_norms(const Product& one, const Product& other) const;
 
   // As Ops::forms() and its like have it.
   size_t forms(const Product& product);
@@ -69,9 +74,8 @@ class Products {
   void norm(const Product& product);
 
   DType dtype_;
-  View x_;
+  StepBuffers buffers_;
   float eps_;
-  View workspace_, tickets_;
   CudaForms forms_;
   Queue& queue_;
   Gemm gemm_;

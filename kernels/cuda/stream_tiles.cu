@@ -3,6 +3,7 @@
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
+#include "kernels/cuda/reduce.h"
 #include "kernels/cuda/stream_output.h"
 
 namespace rondo::cuda {
@@ -18,7 +19,8 @@ struct Cut {
       N_ < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
   static constexpr int kDepth = N_ < 32 ? 5 : 4;     // steps in flight
   static constexpr int kConsumers = kTileRows / 16;  // warps that multiply: a warpgroup for 64 rows of a tile
-  static constexpr int kThreads = 32 * (kConsumers + 1);
+  static constexpr int kThreads =
+      32 * (kConsumers + 2);  // and one that copies, one that has the norm's factors
   static constexpr int kWeightBytes = kTileRows * kChunks * 128;  // of a step
   static constexpr int kInBytes = N_ * kChunks * 128;
   static constexpr int kStageBytes = kWeightBytes + kInBytes;
@@ -26,7 +28,8 @@ struct Cut {
   static constexpr int kScratch = 16 * kAtOnce;      // floats of a warp
   static constexpr int kRingBytes = kDepth * kStageBytes;
   static constexpr int kLandings = kRingBytes + kConsumers * kScratch * 4;  // where they lie
-  static constexpr int kShared = kLandings + 2 * kDepth * static_cast<int>(sizeof(Landing));
+  static constexpr int kFactors = kLandings + (2 * kDepth + 1) * static_cast<int>(sizeof(Landing));
+  static constexpr int kShared = kFactors + N_ * static_cast<int>(sizeof(float));
 };
 
 // A tile's steps, and which blocks take them.
@@ -47,38 +50,56 @@ struct TileShare {
   }
 };
 
-// Four neighbouring outputs of row r, from the unit on: the sums of the units and, of pairs, of their second
-// rows.
+// What four neighbouring outputs need besides their sums, whatever their row.
+struct Beside {
+  float bias[4];
+  float up_bias[4];  // of pairs' second rows
+  float gain[4];     // of the norm that is begun
+
+  template <class T>
+  __device__ __forceinline__ void load(const StreamTilesArgs& a, int unit) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) bias[i] = up_bias[i] = gain[i] = 0;
+    if (unit >= a.units) return;
+    if (a.bias) load4(static_cast<const T*>(a.bias) + unit, bias);
+    if (a.bias && a.output == StreamOutput::silu_mul)
+      load4(static_cast<const T*>(a.bias) + a.units + unit, up_bias);
+    if (a.next_norm) load4(static_cast<const T*>(a.next_norm) + unit, gain);
+  }
+};
+
+// Writes four neighbouring outputs of row r, from the unit on, given the sums of the units and, of pairs, of
+// their second rows. Returns the sum of their squares where a norm is begun.
 template <class T>
-__device__ __forceinline__ void write_four(const StreamTilesArgs& a, int r, int unit, float4 sum, float4 up,
-                                           float4 before) {
+__device__ __forceinline__ float write_four(const StreamTilesArgs& a, int r, int unit, const Beside& beside,
+                                            float4 sum, float4 up, float factor, float4 before) {
   const int64_t at = static_cast<int64_t>(r) * a.units + unit;
   float v[4] = {sum.x, sum.y, sum.z, sum.w};
-  if (a.bias) {
-    float bias[4];
-    load4(static_cast<const T*>(a.bias) + unit, bias);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] += bias[i];
-  }
+  for (int i = 0; i < 4; ++i) v[i] = v[i] * factor + beside.bias[i];
   if (a.output == StreamOutput::silu_mul) {
-    float u[4] = {up.x, up.y, up.z, up.w};
-    if (a.bias) {
-      float bias[4];
-      load4(static_cast<const T*>(a.bias) + a.units + unit, bias);
+    const float u[4] = {up.x, up.y, up.z, up.w};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) u[i] += bias[i];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * u[i];
+    for (int i = 0; i < 4; ++i)
+      v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * (u[i] * factor + beside.up_bias[i]);
   }
   if (a.output == StreamOutput::store || a.output == StreamOutput::silu_mul) {
     store4(static_cast<T*>(a.out) + at, v);
-    return;
+    return 0;
   }
   if (a.output == StreamOutput::add_f32) {
     v[0] += before.x, v[1] += before.y, v[2] += before.z, v[3] += before.w;
   }
   store4(static_cast<float*>(a.out) + at, v);
+  if (!a.next_norm) return 0;
+  float square = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    square += v[i] * v[i];
+    v[i] *= beside.gain[i];
+  }
+  store4(static_cast<T*>(a.next_in) + at, v);
+  return square;
 }
 
 // The kernel.
@@ -93,6 +114,10 @@ __device__ __forceinline__ void write_four(const StreamTilesArgs& a, int r, int 
 // A tile whose steps are several blocks' is finished by the last of them to come, warp by warp: the others
 // leave their sums in `partials`. They are added in the order of the steps: the same input gives the same
 // bits.
+//
+// RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): the product that makes x also leaves
+// x * norm_weight of the norm that comes next, and the squares of x summed over 16 neighbours each; a warp of
+// the product behind the norm adds these up while the others multiply. So the norm is no kernel.
 //
 // silu_mul: half of a tile's rows are gate rows, half their up rows, eight of these behind eight of those, so
 // that a thread has both of a pair.
@@ -109,6 +134,8 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
   float* const scratch = reinterpret_cast<float*>(shared + C::kRingBytes) + warp * C::kScratch;
   Landing* const landed = reinterpret_cast<Landing*>(shared + C::kLandings);  // [kDepth]
   Landing* const released = landed + kDepth;                                  // [kDepth]
+  Landing* const factors_made = released + kDepth;
+  float* const factors = reinterpret_cast<float*>(shared + C::kFactors);  // [N_]
 
   const TileShare share{{a.each, a.more}, static_cast<int>(blockIdx.x)};
   const int begin = share.blocks.begin(share.block), end = share.blocks.begin(share.block + 1);
@@ -135,6 +162,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
       prepare_landing(&landed[i]);
       prepare_landing(&released[i], kConsumers);
     }
+    prepare_landing(factors_made);
     prepare_landings_done();
     for (int i = 0; i < ahead; ++i, advance()) fetch_weights(i);
   }
@@ -153,6 +181,23 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
       }
     }
     __syncwarp();
+    return;
+  }
+  if (warp == kConsumers + 1) {
+    if (!a.squares) return;
+    const int groups = a.K / 16;
+#pragma unroll 8
+    for (int r = 0; r < a.rows; ++r) {
+      float square = 0;
+#pragma unroll 2
+      for (int i = 4 * lane; i < groups; i += 4 * 32) {
+        const float4 v = __ldcg(reinterpret_cast<const float4*>(a.squares + r * groups + i));
+        square += (v.x + v.y) + (v.z + v.w);
+      }
+      square = warp_reduce(square, Add());
+      if (lane == 0) factors[r] = rsqrtf(square / static_cast<float>(a.K) + a.eps);
+    }
+    if (lane == 0) arrive(factors_made);
     return;
   }
 
@@ -179,25 +224,26 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
       if (++stage == kDepth) stage = 0, parity ^= 1;
     }
 
-    // What is written and added to, four units of a row at a time.
+    // Outputs are written four units of a row at a time; a lane's units are the same in all of its rows.
     const int first_unit = tile * units_of_tile + warp * units_of_warp;
     const int quads_shift = pairs ? 1 : 2;  // of a row
     constexpr int kPasses = N_ / kAtOnce, kQuads = kAtOnce * 4 / 32;
-    const auto row_of = [&](int quad) { return quad >> quads_shift; };
-    const auto unit_of = [&](int quad) { return first_unit + 4 * (quad & ((1 << quads_shift) - 1)); };
-    const auto exists = [&](int pass, int quad) {
-      return row_of(quad) < kAtOnce && pass * kAtOnce + row_of(quad) < a.rows && unit_of(quad) < a.units;
+    const int own_unit = 4 * (lane & ((1 << quads_shift) - 1)), unit = first_unit + own_unit;
+    const auto row_of = [&](int i) { return (lane + 32 * i) >> quads_shift; };
+    const auto exists = [&](int pass, int i) {
+      return unit < a.units && row_of(i) < kAtOnce && pass * kAtOnce + row_of(i) < a.rows;
     };
+    Beside beside;
+    beside.load<T>(a, unit);
     float4 before[kQuads];
     const auto fetch_before = [&](int pass) {
 #pragma unroll
       for (int i = 0; i < kQuads; ++i) {
-        const int quad = lane + 32 * i;
         before[i] = make_float4(0, 0, 0, 0);
-        if (a.output == StreamOutput::add_f32 && exists(pass, quad))
+        if (a.output == StreamOutput::add_f32 && exists(pass, i))
           before[i] = __ldcg(reinterpret_cast<const float4*>(
-              static_cast<const float*>(a.out) +
-              static_cast<int64_t>(pass * kAtOnce + row_of(quad)) * a.units + unit_of(quad)));
+              static_cast<const float*>(a.out) + static_cast<int64_t>(pass * kAtOnce + row_of(i)) * a.units +
+              unit));
       }
     };
     if (kPasses == 1) fetch_before(0);  // else there are no registers for them yet
@@ -253,13 +299,22 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
           scratch[(8 * j + 2 * q + i % 2) * 16 + g + i / 2 * 8] =
               product.sum[4 * (pass * kAtOnce / 8 + j) + i];
       __syncwarp();
+      if (a.squares) wait_landed(factors_made, 0);
 #pragma unroll
       for (int i = 0; i < kQuads; ++i) {
-        const int quad = lane + 32 * i;
-        if (!exists(pass, quad)) continue;
-        const float* const from = scratch + row_of(quad) * 16 + (unit_of(quad) - first_unit);
-        write_four<T>(a, pass * kAtOnce + row_of(quad), unit_of(quad), *reinterpret_cast<const float4*>(from),
-                      *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)), before[i]);
+        const int r = pass * kAtOnce + row_of(i);
+        float square = 0;
+        if (exists(pass, i)) {
+          const float* const from = scratch + row_of(i) * 16 + own_unit;
+          square = write_four<T>(a, r, unit, beside, *reinterpret_cast<const float4*>(from),
+                                 *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)),
+                                 a.squares ? factors[r] : 1.0f, before[i]);
+        }
+        if (a.next_norm) {  // four lanes have a row's 16 units
+          square += __shfl_xor_sync(kFullWarp, square, 1);
+          square += __shfl_xor_sync(kFullWarp, square, 2);
+          if (lane % 4 == 0 && exists(pass, i)) a.next_squares[r * (a.units / 16) + unit / 16] = square;
+        }
       }
     }
     __syncwarp();  // before the scratch is written again
@@ -285,7 +340,7 @@ bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t partial_
   const int halves = a.output == StreamOutput::silu_mul ? 2 : 1;
   a.units = a.N / halves;
   if (!queue.tiles || a.output == StreamOutput::rope_append || a.rows < 1 || a.rows > kMaxRows || a.K % 64 ||
-      a.units % 8)
+      a.units % 8 || (a.next_norm && a.units % 16))
     return false;
   bool fits = false;
   for_rows(a.rows, [&](auto n) {

@@ -40,9 +40,9 @@ class TimedOps : public Ops {
   void attend(Bucket k, const Layer& l) override {
     timed(Verb::Attend, layer_, [&] { ops_.attend(k, l); });
   }
-  void add_project(Bucket k, const View& in, const Linear& linear) override {
+  void add_project(Bucket k, const View& in, const Linear& linear, const View& next_norm) override {
     timed(in.data == buffers_.o.data ? Verb::OProj : Verb::DownProj, layer_,
-          [&] { ops_.add_project(k, in, linear); });
+          [&] { ops_.add_project(k, in, linear, next_norm); });
   }
   void gate_up(Bucket k, const Layer& l) override {
     timed(Verb::GateUp, layer_, [&] { ops_.gate_up(k, l); });
