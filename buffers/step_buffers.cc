@@ -42,7 +42,7 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.history = layout.place("inputs.history", DType::i32, {d.slots(), d.max_context});
   b.x = layout.place("residual", DType::f32, {R, d.hidden_size});
   b.norm = layout.place("norm", act, {R, d.hidden_size});
-  b.squares = layout.place("norm.squares", DType::f32, {R, ceil_div(d.hidden_size, 16)});
+  b.squares = layout.place("norm.squares", DType::f32, {ceil_div(d.hidden_size, 16), kBegunRows});
   b.qkv = layout.place("qkv", act, {R, d.qkv_size()});
   b.q = layout.place("q", act, {R, d.q_size()});
   b.o = layout.place("attention", act, {R, d.q_size()});

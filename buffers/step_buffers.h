@@ -130,6 +130,8 @@ int attention_splits(const StepDims& dims, int rows);
 // Partial results of a matrix product that may be under way at one time: eight for each multiprocessor of the
 // largest GPU.
 constexpr int kProductTickets = 8 * 256;
+// Rows of a step up to which the projection before a norm may begin it.
+constexpr int kBegunRows = 64;
 
 struct StepBuffers {
   // the input block: written by the host before a step, read by kernels, and by `sample` moved on to the next
@@ -140,17 +142,17 @@ struct StepBuffers {
   View biases;       // u8 [slots, kMaxSlotBiases, 8], struct SlotBias
   View history;      // i32 [slots, max_context]: the token at each position, as far as it was embedded
   // between kernels
-  View x;                // f32 [R, H], the residual stream
-  View norm;             // [R, H]
-  View squares;          // f32 [R, ceil(H / 16)]: of a norm that is begun, sums of 16 squares
-  View qkv;              // [R, Q + 2 KV]
-  View q;                // [R, Q], after RoPE, where attention does not make it of qkv
-  View o;                // [R, Q], attention's output
-  View gate_up;          // [R, 2 F], gate first
-  View h;                // [R, F]
-  View partial_o;        // f32 [max over buckets of R * S, heads, head_dim]
-  View partial_ml;       // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
-  View tickets;          // i32 [R, heads], 0 between two steps: who merges partial results
+  View x;           // f32 [R, H], the residual stream
+  View norm;        // [R, H]
+  View squares;     // f32 [ceil(H / 16), kBegunRows]: of norms that are begun, each row's sums of 16 squares
+  View qkv;         // [R, Q + 2 KV]
+  View q;           // [R, Q], after RoPE, where attention does not make it of qkv
+  View o;           // [R, Q], attention's output
+  View gate_up;     // [R, 2 F], gate first
+  View h;           // [R, F]
+  View partial_o;   // f32 [max over buckets of R * S, heads, head_dim]
+  View partial_ml;  // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
+  View tickets;     // i32 [R, heads], 0 between two steps: who merges partial results
   View product_tickets;  // i32 [kProductTickets], likewise, of a product's
   View logits;           // f32 [L, V]
   View sampled;          // u8 [L, 16], struct Sampled

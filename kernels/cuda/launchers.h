@@ -192,12 +192,12 @@ struct StreamTilesArgs {
   int* tickets;         // [kProductTickets], 0 between two kernels: which of a tile's blocks comes last
   // Of a norm that the product before has begun: `in` is x times its weight, and these are the sums of 16
   // neighbouring squares of x each. Null: `in` is taken as it is.
-  const float* squares;  // [R, K / 16]
+  const float* squares;  // [K / 16, kBegunRows]
   float eps;
   // add_f32: the norm of the output that is begun here, or null.
   const void* next_norm;  // T [N]
   void* next_in;          // T [R, N]
-  float* next_squares;    // [R, N / 16]
+  float* next_squares;    // [N / 16, kBegunRows]
   // From here on set by stream_tiles_fits(), so that no block starts with divisions.
   int units;     // N, or N / 2 pairs of rows
   int per_tile;  // steps of a tile, of kTileColumns columns each

@@ -9,7 +9,7 @@
 namespace rondo::cuda {
 namespace {
 
-constexpr int kMaxRows = 64;
+constexpr int kMaxRows = kBegunRows;
 
 // The cut for up to N_ rows of `in`.
 template <int N_>
@@ -17,19 +17,18 @@ struct Cut {
   static constexpr int kTileRows = N_ < 64 ? 64 : 128;  // of W
   static constexpr int kChunks =
       N_ < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
-  static constexpr int kDepth = N_ < 32 ? 5 : 4;     // steps in flight
+  static constexpr int kDepth = N_ < 32 ? 6 : 4;     // steps in flight
   static constexpr int kConsumers = kTileRows / 16;  // warps that multiply: a warpgroup for 64 rows of a tile
-  static constexpr int kThreads =
-      32 * (kConsumers + 2);  // and one that copies, one that has the norm's factors
+  static constexpr int kThreads = 32 * (kConsumers + 1);          // and one that copies
   static constexpr int kWeightBytes = kTileRows * kChunks * 128;  // of a step
   static constexpr int kInBytes = N_ * kChunks * 128;
   static constexpr int kStageBytes = kWeightBytes + kInBytes;
-  static constexpr int kAtOnce = N_ < 32 ? N_ : 32;  // columns of a tile's product that are written at once
-  static constexpr int kScratch = 16 * kAtOnce;      // floats of a warp
+  static constexpr int kAtOnce = N_ == 32 ? 32 : N_ < 16 ? N_ : 16;  // columns of a product written at once
+  static constexpr int kScratch = 16 * kAtOnce;                      // floats of a warp
   static constexpr int kRingBytes = kDepth * kStageBytes;
   static constexpr int kLandings = kRingBytes + kConsumers * kScratch * 4;  // where they lie
-  static constexpr int kFactors = kLandings + (2 * kDepth + 1) * static_cast<int>(sizeof(Landing));
-  static constexpr int kShared = kFactors + N_ * static_cast<int>(sizeof(float));
+  static constexpr int kSquares = kLandings + (2 * kDepth + 2) * static_cast<int>(sizeof(Landing));
+  static constexpr int kShared = kSquares + kConsumers * N_ * static_cast<int>(sizeof(float));
 };
 
 // A tile's steps, and which blocks take them.
@@ -116,8 +115,8 @@ __device__ __forceinline__ float write_four(const StreamTilesArgs& a, int r, int
 // bits.
 //
 // RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): the product that makes x also leaves
-// x * norm_weight of the norm that comes next, and the squares of x summed over 16 neighbours each; a warp of
-// the product behind the norm adds these up while the others multiply. So the norm is no kernel.
+// x * norm_weight of the norm that comes next, and the squares of x summed over 16 neighbours each, which the
+// product behind the norm adds up. So the norm is no kernel.
 //
 // silu_mul: half of a tile's rows are gate rows, half their up rows, eight of these behind eight of those, so
 // that a thread has both of a pair.
@@ -131,11 +130,12 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
                 kWeightBytes = C::kWeightBytes;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   unsigned char* const inputs = shared + kDepth * kWeightBytes;
+  // Of the warp's 16 rows of W: [row of `in`, row of W].
   float* const scratch = reinterpret_cast<float*>(shared + C::kRingBytes) + warp * C::kScratch;
   Landing* const landed = reinterpret_cast<Landing*>(shared + C::kLandings);  // [kDepth]
   Landing* const released = landed + kDepth;                                  // [kDepth]
-  Landing* const factors_made = released + kDepth;
-  float* const factors = reinterpret_cast<float*>(shared + C::kFactors);  // [N_]
+  Landing* const squares_summed = released + kDepth;
+  float* const squares = reinterpret_cast<float*>(shared + C::kSquares);  // [kConsumers, N_]
 
   const TileShare share{{a.each, a.more}, static_cast<int>(blockIdx.x)};
   const int begin = share.blocks.begin(share.block), end = share.blocks.begin(share.block + 1);
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
       prepare_landing(&landed[i]);
       prepare_landing(&released[i], kConsumers);
     }
-    prepare_landing(factors_made);
+    prepare_landing(squares_summed, kConsumers);
     prepare_landings_done();
     for (int i = 0; i < ahead; ++i, advance()) fetch_weights(i);
   }
@@ -183,25 +183,34 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
     __syncwarp();
     return;
   }
-  if (warp == kConsumers + 1) {
-    if (!a.squares) return;
-    const int groups = a.K / 16;
+  // The multiplying end. While the first inputs come, each warp sums an equal share of every row's squares,
+  // in the same order always.
+  if (a.squares) {
+    constexpr int kRowQuads = N_ / 4, kParts = 32 / kRowQuads;  // lanes that have the same rows: kParts
+    float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 8
-    for (int r = 0; r < a.rows; ++r) {
-      float square = 0;
-#pragma unroll 2
-      for (int i = 4 * lane; i < groups; i += 4 * 32) {
-        const float4 v = __ldcg(reinterpret_cast<const float4*>(a.squares + r * groups + i));
-        square += (v.x + v.y) + (v.z + v.w);
-      }
-      square = warp_reduce(square, Add());
-      if (lane == 0) factors[r] = rsqrtf(square / static_cast<float>(a.K) + a.eps);
+    for (int i = warp * kParts + lane / kRowQuads; i < a.K / 16; i += kConsumers * kParts) {
+      const float4 v = __ldcg(reinterpret_cast<const float4*>(a.squares + i * kBegunRows) + lane % kRowQuads);
+      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
     }
-    if (lane == 0) arrive(factors_made);
-    return;
+#pragma unroll
+    for (int apart = kRowQuads; apart < 32; apart *= 2) {
+      sum.x += __shfl_xor_sync(kFullWarp, sum.x, apart);
+      sum.y += __shfl_xor_sync(kFullWarp, sum.y, apart);
+      sum.z += __shfl_xor_sync(kFullWarp, sum.z, apart);
+      sum.w += __shfl_xor_sync(kFullWarp, sum.w, apart);
+    }
+    if (lane < kRowQuads) reinterpret_cast<float4*>(squares + warp * N_)[lane] = sum;
+    __syncwarp();
+    if (lane == 0) arrive(squares_summed);
   }
-
-  // The multiplying end.
+  const auto factor = [&](int r) {
+    if (!a.squares) return 1.0f;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < kConsumers; ++w) sum += squares[w * N_ + r];
+    return rsqrtf(sum / static_cast<float>(a.K) + a.eps);
+  };
   const int g = lane / 4, q = lane % 4;
   const int units_of_warp = pairs ? 8 : 16, units_of_tile = units_of_warp * kConsumers;
   const unsigned char* const own_weights = shared + warp / 4 * (64 * C::kChunks * 128);
@@ -235,13 +244,13 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
     };
     Beside beside;
     beside.load<T>(a, unit);
-    float4 before[kQuads];
+    float4 before[2][kQuads];  // of a pass and the next
     const auto fetch_before = [&](int pass) {
 #pragma unroll
       for (int i = 0; i < kQuads; ++i) {
-        before[i] = make_float4(0, 0, 0, 0);
+        before[pass % 2][i] = make_float4(0, 0, 0, 0);
         if (a.output == StreamOutput::add_f32 && exists(pass, i))
-          before[i] = __ldcg(reinterpret_cast<const float4*>(
+          before[pass % 2][i] = __ldcg(reinterpret_cast<const float4*>(
               static_cast<const float*>(a.out) + static_cast<int64_t>(pass * kAtOnce + row_of(i)) * a.units +
               unit));
       }
@@ -285,13 +294,12 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
       }
     }
 
+    if (kPasses > 1) fetch_before(0);
+    if (a.squares) wait_landed(squares_summed, 0);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
-      if (kPasses > 1) {
-        __syncwarp();
-        fetch_before(pass);
-      }
-      // [row of `in`][row of the warp's 16 of W]
+      if (pass + 1 < kPasses) fetch_before(pass + 1);
+      if (pass > 0) __syncwarp();  // before the scratch is written again
 #pragma unroll
       for (int j = 0; j < kAtOnce / 8; ++j)
 #pragma unroll
@@ -299,7 +307,6 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
           scratch[(8 * j + 2 * q + i % 2) * 16 + g + i / 2 * 8] =
               product.sum[4 * (pass * kAtOnce / 8 + j) + i];
       __syncwarp();
-      if (a.squares) wait_landed(factors_made, 0);
 #pragma unroll
       for (int i = 0; i < kQuads; ++i) {
         const int r = pass * kAtOnce + row_of(i);
@@ -307,13 +314,13 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
         if (exists(pass, i)) {
           const float* const from = scratch + row_of(i) * 16 + own_unit;
           square = write_four<T>(a, r, unit, beside, *reinterpret_cast<const float4*>(from),
-                                 *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)),
-                                 a.squares ? factors[r] : 1.0f, before[i]);
+                                 *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)), factor(r),
+                                 before[pass % 2][i]);
         }
         if (a.next_norm) {  // four lanes have a row's 16 units
           square += __shfl_xor_sync(kFullWarp, square, 1);
           square += __shfl_xor_sync(kFullWarp, square, 2);
-          if (lane % 4 == 0 && exists(pass, i)) a.next_squares[r * (a.units / 16) + unit / 16] = square;
+          if (lane % 4 == 0 && exists(pass, i)) a.next_squares[unit / 16 * kBegunRows + r] = square;
         }
       }
     }
