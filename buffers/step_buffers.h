@@ -131,7 +131,7 @@ int attention_splits(const StepDims& dims, int rows);
 // largest GPU.
 constexpr int kProductTickets = 8 * 256;
 // Rows of a step up to which the projection before a norm may begin it.
-constexpr int kBegunRows = 64;
+constexpr int kBegunRows = 16;
 
 struct StepBuffers {
   // the input block: written by the host before a step, read by kernels, and by `sample` moved on to the next

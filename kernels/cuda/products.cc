@@ -7,11 +7,14 @@
 namespace rondo::cuda {
 namespace {
 
-// The rows up to which products are streamed where nobody chooses: always, and, on a device without tiles,
+// The rows up to which products are streamed where nobody chooses: always, and, where tiles are not taken,
 // where the activations fit in one phase. Measured with the 8B and 1B shapes on an H200; see
 // docs/performance.md.
 constexpr int kStreamedRows = 4;
 constexpr int kStreamedRowsInOnePhase = 8;
+// Tiles are taken up to so many rows, and beyond where W has so many elements.
+constexpr int kTiledRows = 32;
+constexpr int64_t kTiledElements = int64_t{48} << 20;
 // Up to how many rows the streaming kernels normalise their input themselves.
 constexpr int kNormedRows = 4;
 
@@ -85,7 +88,8 @@ std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
 Products::Form Products::unasked(const Product& p) const {
   const auto s = streamed(p);
   if (s && p.rows <= kStreamedRows) return {Form::streamed};
-  if (tiles(p)) return {Form::tiles};
+  const bool large = static_cast<int64_t>(p.linear.weight.shape.elements()) >= kTiledElements;
+  if ((p.rows <= kTiledRows || large) && tiles(p)) return {Form::tiles};
   const bool few =
       p.rows <= kStreamedRowsInOnePhase && s && !s->one && s->args.phases == 1 && p.verb != Verb::Logits;
   return {few ? Form::streamed : Form::composed};
@@ -98,7 +102,7 @@ Products::Form Products::taken(const Product& p) const {
 
 bool Products::begin_norms(const Product& one, const Product& other) const {
   return dtype_ == DType::bf16 && taken(one).kind == Form::tiles && taken(other).kind == Form::tiles &&
-         one.linear.weight.shape[0] % 16 == 0;
+         one.rows <= kBegunRows && one.linear.weight.shape[0] % 16 == 0;
 }
 
 bool Products::run(const Product& p) {

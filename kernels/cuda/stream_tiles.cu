@@ -9,7 +9,7 @@
 namespace rondo::cuda {
 namespace {
 
-constexpr int kMaxRows = kBegunRows;
+constexpr int kMaxRows = 64;
 
 // The cut for up to N_ rows of `in`.
 template <int N_>
@@ -19,7 +19,10 @@ struct Cut {
       N_ < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
   static constexpr int kDepth = N_ < 32 ? 6 : 4;     // steps in flight
   static constexpr int kConsumers = kTileRows / 16;  // warps that multiply: a warpgroup for 64 rows of a tile
-  static constexpr int kThreads = 32 * (kConsumers + 1);          // and one that copies
+  // Whether it begins and ends norms: beyond, a kernel for them was faster.
+  static constexpr bool kNorms = N_ <= kBegunRows;
+  // A warp that copies, and one that has the norm's factors.
+  static constexpr int kThreads = 32 * (kConsumers + 1 + (kNorms ? 1 : 0));
   static constexpr int kWeightBytes = kTileRows * kChunks * 128;  // of a step
   static constexpr int kInBytes = N_ * kChunks * 128;
   static constexpr int kStageBytes = kWeightBytes + kInBytes;
@@ -27,8 +30,9 @@ struct Cut {
   static constexpr int kScratch = 16 * kAtOnce;                      // floats of a warp
   static constexpr int kRingBytes = kDepth * kStageBytes;
   static constexpr int kLandings = kRingBytes + kConsumers * kScratch * 4;  // where they lie
-  static constexpr int kSquares = kLandings + (2 * kDepth + 2) * static_cast<int>(sizeof(Landing));
-  static constexpr int kShared = kSquares + kConsumers * N_ * static_cast<int>(sizeof(float));
+  static constexpr int kFactors =
+      kLandings + (2 * kDepth + 2) * static_cast<int>(sizeof(Landing));  // a multiple of 16
+  static constexpr int kShared = kFactors + (kNorms ? N_ : 0) * static_cast<int>(sizeof(float));
 };
 
 // A tile's steps, and which blocks take them.
@@ -56,22 +60,23 @@ struct Beside {
   float gain[4];     // of the norm that is begun
 
   template <class T>
-  __device__ __forceinline__ void load(const StreamTilesArgs& a, int unit) {
+  __device__ __forceinline__ void load(const StreamTilesArgs& a, bool begins, int unit) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) bias[i] = up_bias[i] = gain[i] = 0;
     if (unit >= a.units) return;
     if (a.bias) load4(static_cast<const T*>(a.bias) + unit, bias);
     if (a.bias && a.output == StreamOutput::silu_mul)
       load4(static_cast<const T*>(a.bias) + a.units + unit, up_bias);
-    if (a.next_norm) load4(static_cast<const T*>(a.next_norm) + unit, gain);
+    if (begins) load4(static_cast<const T*>(a.next_norm) + unit, gain);
   }
 };
 
 // Writes four neighbouring outputs of row r, from the unit on, given the sums of the units and, of pairs, of
 // their second rows. Returns the sum of their squares where a norm is begun.
 template <class T>
-__device__ __forceinline__ float write_four(const StreamTilesArgs& a, int r, int unit, const Beside& beside,
-                                            float4 sum, float4 up, float factor, float4 before) {
+__device__ __forceinline__ float write_four(const StreamTilesArgs& a, bool begins, int r, int unit,
+                                            const Beside& beside, float4 sum, float4 up, float factor,
+                                            float4 before) {
   const int64_t at = static_cast<int64_t>(r) * a.units + unit;
   float v[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
@@ -90,7 +95,7 @@ __device__ __forceinline__ float write_four(const StreamTilesArgs& a, int r, int
     v[0] += before.x, v[1] += before.y, v[2] += before.z, v[3] += before.w;
   }
   store4(static_cast<float*>(a.out) + at, v);
-  if (!a.next_norm) return 0;
+  if (!begins) return 0;
   float square = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -99,6 +104,31 @@ __device__ __forceinline__ float write_four(const StreamTilesArgs& a, int r, int
   }
   store4(static_cast<T*>(a.next_in) + at, v);
   return square;
+}
+
+// The norm's factor of each row, from its sums of squares, which are added in the same order always. One
+// warp: four neighbouring rows to a lane, which several lanes share.
+template <int N_>
+__device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* factors) {
+  constexpr int kRowQuads = N_ / 4, kLanes = 32 / kRowQuads;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 16
+  for (int i = lane / kRowQuads; i < a.K / 16; i += kLanes) {
+    const float4 v = __ldcg(reinterpret_cast<const float4*>(a.squares + i * kBegunRows) + lane % kRowQuads);
+    sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+  }
+#pragma unroll
+  for (int apart = kRowQuads; apart < 32; apart *= 2) {
+    sum.x += __shfl_xor_sync(kFullWarp, sum.x, apart);
+    sum.y += __shfl_xor_sync(kFullWarp, sum.y, apart);
+    sum.z += __shfl_xor_sync(kFullWarp, sum.z, apart);
+    sum.w += __shfl_xor_sync(kFullWarp, sum.w, apart);
+  }
+  const auto factor = [&](float square) { return rsqrtf(square / static_cast<float>(a.K) + a.eps); };
+  if (lane < kRowQuads)
+    reinterpret_cast<float4*>(factors)[lane] =
+        make_float4(factor(sum.x), factor(sum.y), factor(sum.z), factor(sum.w));
 }
 
 // The kernel.
@@ -134,8 +164,9 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
   float* const scratch = reinterpret_cast<float*>(shared + C::kRingBytes) + warp * C::kScratch;
   Landing* const landed = reinterpret_cast<Landing*>(shared + C::kLandings);  // [kDepth]
   Landing* const released = landed + kDepth;                                  // [kDepth]
-  Landing* const squares_summed = released + kDepth;
-  float* const squares = reinterpret_cast<float*>(shared + C::kSquares);  // [kConsumers, N_]
+  Landing* const factors_made = released + kDepth;
+  float* const factors = reinterpret_cast<float*>(shared + C::kFactors);  // [N_]
+  const bool begun = C::kNorms && a.squares, begins = C::kNorms && a.next_norm;
 
   const TileShare share{{a.each, a.more}, static_cast<int>(blockIdx.x)};
   const int begin = share.blocks.begin(share.block), end = share.blocks.begin(share.block + 1);
@@ -162,7 +193,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
       prepare_landing(&landed[i]);
       prepare_landing(&released[i], kConsumers);
     }
-    prepare_landing(squares_summed, kConsumers);
+    prepare_landing(factors_made);
     prepare_landings_done();
     for (int i = 0; i < ahead; ++i, advance()) fetch_weights(i);
   }
@@ -183,34 +214,16 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
     __syncwarp();
     return;
   }
-  // The multiplying end. While the first inputs come, each warp sums an equal share of every row's squares,
-  // in the same order always.
-  if (a.squares) {
-    constexpr int kRowQuads = N_ / 4, kParts = 32 / kRowQuads;  // lanes that have the same rows: kParts
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int i = warp * kParts + lane / kRowQuads; i < a.K / 16; i += kConsumers * kParts) {
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(a.squares + i * kBegunRows) + lane % kRowQuads);
-      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+  if (warp == kConsumers + 1) {
+    if (begun) {
+      make_factors<N_>(a, factors);
+      __syncwarp();
+      if (lane == 0) arrive(factors_made);
     }
-#pragma unroll
-    for (int apart = kRowQuads; apart < 32; apart *= 2) {
-      sum.x += __shfl_xor_sync(kFullWarp, sum.x, apart);
-      sum.y += __shfl_xor_sync(kFullWarp, sum.y, apart);
-      sum.z += __shfl_xor_sync(kFullWarp, sum.z, apart);
-      sum.w += __shfl_xor_sync(kFullWarp, sum.w, apart);
-    }
-    if (lane < kRowQuads) reinterpret_cast<float4*>(squares + warp * N_)[lane] = sum;
-    __syncwarp();
-    if (lane == 0) arrive(squares_summed);
+    return;
   }
-  const auto factor = [&](int r) {
-    if (!a.squares) return 1.0f;
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kConsumers; ++w) sum += squares[w * N_ + r];
-    return rsqrtf(sum / static_cast<float>(a.K) + a.eps);
-  };
+
+  // The multiplying end.
   const int g = lane / 4, q = lane % 4;
   const int units_of_warp = pairs ? 8 : 16, units_of_tile = units_of_warp * kConsumers;
   const unsigned char* const own_weights = shared + warp / 4 * (64 * C::kChunks * 128);
@@ -243,7 +256,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
       return unit < a.units && row_of(i) < kAtOnce && pass * kAtOnce + row_of(i) < a.rows;
     };
     Beside beside;
-    beside.load<T>(a, unit);
+    beside.load<T>(a, begins, unit);
     float4 before[2][kQuads];  // of a pass and the next
     const auto fetch_before = [&](int pass) {
 #pragma unroll
@@ -295,7 +308,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
     }
 
     if (kPasses > 1) fetch_before(0);
-    if (a.squares) wait_landed(squares_summed, 0);
+    if (begun) wait_landed(factors_made, 0);
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       if (pass + 1 < kPasses) fetch_before(pass + 1);
@@ -313,11 +326,11 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
         float square = 0;
         if (exists(pass, i)) {
           const float* const from = scratch + row_of(i) * 16 + own_unit;
-          square = write_four<T>(a, r, unit, beside, *reinterpret_cast<const float4*>(from),
-                                 *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)), factor(r),
-                                 before[pass % 2][i]);
+          square = write_four<T>(a, begins, r, unit, beside, *reinterpret_cast<const float4*>(from),
+                                 *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)),
+                                 begun ? factors[r] : 1.0f, before[pass % 2][i]);
         }
-        if (a.next_norm) {  // four lanes have a row's 16 units
+        if (begins) {  // four lanes have a row's 16 units
           square += __shfl_xor_sync(kFullWarp, square, 1);
           square += __shfl_xor_sync(kFullWarp, square, 2);
           if (lane % 4 == 0 && exists(pass, i)) a.next_squares[unit / 16 * kBegunRows + r] = square;
@@ -347,7 +360,8 @@ bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t partial_
   const int halves = a.output == StreamOutput::silu_mul ? 2 : 1;
   a.units = a.N / halves;
   if (!queue.tiles || a.output == StreamOutput::rope_append || a.rows < 1 || a.rows > kMaxRows || a.K % 64 ||
-      a.units % 8 || (a.next_norm && a.units % 16))
+      a.units % 8 || (a.next_norm && (a.units % 16 || a.rows > kBegunRows)) ||
+      (a.squares && a.rows > kBegunRows))
     return false;
   bool fits = false;
   for_rows(a.rows, [&](auto n) {
