@@ -36,12 +36,17 @@ TEST(Ptxas, StreamingKernelsLoadSixteenBytes) {
   // Through registers, past them (16 bytes by name), or by the copy engine, which takes multiples of 16.
   const std::regex by_register(R"(ld\.global[a-zA-Z0-9_.:]*\.v(4\.(b|u|f|s)32|2\.(b|u|f|s)64))");
   const std::regex past_registers(R"(cp\.async\.cg\.shared\.global \[[^\]]*\], \[[^\]]*\], 16)");
-  const std::regex by_engine(R"(cp\.async\.bulk\.shared::cluster\.global\.mbarrier)");
+  const std::regex by_engine(R"(cp\.async\.bulk\.(tensor\.5d\.)?shared::cluster\.global\.(tile\.)?mbarrier)");
   const std::regex target(R"(^\.target sm_(\d+))");
-  const std::pair<const char*, const std::regex&> kernels[] = {
-      {"attention.cu", by_register},          {"rmsnorm.cu", by_register}, {"embed.cu", by_register},
-      {"silu_mul.cu", by_register},           {"read.cu", by_register},    {"stream_gemm.cu", past_registers},
-      {"attention_tiles.cu", past_registers}, {"stream_row.cu", by_engine}};
+  const std::pair<const char*, const std::regex&> kernels[] = {{"attention.cu", by_register},
+                                                               {"rmsnorm.cu", by_register},
+                                                               {"embed.cu", by_register},
+                                                               {"silu_mul.cu", by_register},
+                                                               {"read.cu", by_register},
+                                                               {"stream_gemm.cu", past_registers},
+                                                               {"attention_tiles.cu", past_registers},
+                                                               {"stream_row.cu", by_engine},
+                                                               {"stream_tiles.cu", by_engine}};
   for (const auto& [file, wide] : kernels) {
     const std::filesystem::path path = std::string(RONDO_OBJECTS) + "/kernels/cuda/" + file + ".o.ptx";
     std::ifstream in(path);

@@ -11,28 +11,29 @@ namespace {
 
 constexpr int kMaxRows = 64;
 
-// The cut for up to N_ rows of `in`.
-template <int N_>
+// The cut for a product of kColumns columns: one for each row of `in`, or more.
+template <int kColumns>
 struct Cut {
-  static constexpr int kTileRows = N_ < 64 ? 64 : 128;  // of W
+  static constexpr int kTileRows = kColumns < 64 ? 64 : 128;  // of W
   static constexpr int kChunks =
-      N_ < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
-  static constexpr int kDepth = N_ < 32 ? 6 : 4;     // steps in flight
+      kColumns < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
+  static constexpr int kDepth = kColumns < 32 ? 6 : 4;  // steps in flight
   static constexpr int kConsumers = kTileRows / 16;  // warps that multiply: a warpgroup for 64 rows of a tile
   // Whether it begins and ends norms: beyond, a kernel for them was faster.
-  static constexpr bool kNorms = N_ <= kBegunRows;
+  static constexpr bool kNorms = kColumns <= kBegunRows;
   // A warp that copies, and one that has the norm's factors.
   static constexpr int kThreads = 32 * (kConsumers + 1 + (kNorms ? 1 : 0));
   static constexpr int kWeightBytes = kTileRows * kChunks * 128;  // of a step
-  static constexpr int kInBytes = N_ * kChunks * 128;
+  static constexpr int kInBytes = kColumns * kChunks * 128;
   static constexpr int kStageBytes = kWeightBytes + kInBytes;
-  static constexpr int kAtOnce = N_ == 32 ? 32 : N_ < 16 ? N_ : 16;  // columns of a product written at once
-  static constexpr int kScratch = 16 * kAtOnce;                      // floats of a warp
+  static constexpr int kAtOnce =
+      kColumns < 32 ? kColumns : 32;             // columns of a tile's product that are written at once
+  static constexpr int kScratch = 16 * kAtOnce;  // floats of a warp
   static constexpr int kRingBytes = kDepth * kStageBytes;
   static constexpr int kLandings = kRingBytes + kConsumers * kScratch * 4;  // where they lie
   static constexpr int kFactors =
       kLandings + (2 * kDepth + 2) * static_cast<int>(sizeof(Landing));  // a multiple of 16
-  static constexpr int kShared = kFactors + (kNorms ? N_ : 0) * static_cast<int>(sizeof(float));
+  static constexpr int kShared = kFactors + (kNorms ? kColumns : 0) * static_cast<int>(sizeof(float));
 };
 
 // A tile's steps, and which blocks take them.
@@ -53,64 +54,175 @@ struct TileShare {
   }
 };
 
-// What four neighbouring outputs need besides their sums, whatever their row.
-struct Beside {
-  float bias[4];
-  float up_bias[4];  // of pairs' second rows
-  float gain[4];     // of the norm that is begun
+// Writes a warp's part of a tile's product: of 16 rows of W, or of eight pairs, in every row of `in`. Lanes
+// have four neighbouring units of a row at a time, the same units in all of their rows. What the outputs need
+// besides their sums is fetched when it is made.
+template <class T, int kColumns>
+class Writer {
+  static constexpr int kAtOnce = Cut<kColumns>::kAtOnce, kPasses = kColumns / kAtOnce;
+  static constexpr int kQuads = kAtOnce * 4 / 32;  // of a lane in a pass
 
-  template <class T>
-  __device__ __forceinline__ void load(const StreamTilesArgs& a, bool begins, int unit) {
+ public:
+  __device__ __forceinline__ Writer(const StreamTilesArgs& args, int first_unit)
+      : a_(args),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        pairs_(args.output == StreamOutput::silu_mul),
+        begins_(Cut<kColumns>::kNorms && args.next_norm),
+        own_unit_(4 * (lane_ & (pairs_ ? 1 : 3))),
+        unit_(first_unit + own_unit_) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) bias[i] = up_bias[i] = gain[i] = 0;
-    if (unit >= a.units) return;
-    if (a.bias) load4(static_cast<const T*>(a.bias) + unit, bias);
-    if (a.bias && a.output == StreamOutput::silu_mul)
-      load4(static_cast<const T*>(a.bias) + a.units + unit, up_bias);
-    if (begins) load4(static_cast<const T*>(a.next_norm) + unit, gain);
+    for (int i = 0; i < 4; ++i) bias_[i] = up_bias_[i] = gain_[i] = 0;
+    if (unit_ < a_.units) {
+      if (a_.bias) load4(static_cast<const T*>(a_.bias) + unit_, bias_);
+      if (a_.bias && pairs_) load4(static_cast<const T*>(a_.bias) + a_.units + unit_, up_bias_);
+      if (begins_) load4(static_cast<const T*>(a_.next_norm) + unit_, gain_);
+    }
+    if (kPasses == 1) fetch_before(0);  // else there are no registers for them yet
   }
+
+  // `scratch`: of the warp, [row of `in`, row of W], for kAtOnce rows. `factors`: of the rows' norms, or
+  // null.
+  __device__ __forceinline__ void write(const TileProduct<T, kColumns>& product, float* scratch,
+                                        const float* factors) {
+    const int g = lane_ / 4, q = lane_ % 4;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      if (kPasses > 1) fetch_before(pass);
+      __syncwarp();  // before the scratch is written again
+#pragma unroll
+      for (int j = 0; j < kAtOnce / 8; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          scratch[(8 * j + 2 * q + i % 2) * 16 + g + i / 2 * 8] =
+              product.sum[4 * (pass * kAtOnce / 8 + j) + i];
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < kQuads; ++i) {
+        const int r = row(pass, i);
+        float square = 0;
+        if (exists(pass, i)) {
+          const float* const from = scratch + row(0, i) * 16 + own_unit_;
+          square = write_four(r, *reinterpret_cast<const float4*>(from),
+                              *reinterpret_cast<const float4*>(from + (pairs_ ? 8 : 0)),
+                              factors ? factors[r] : 1.0f, before_[i]);
+        }
+        if (begins_) {  // four lanes have a row's 16 units
+          square += __shfl_xor_sync(kFullWarp, square, 1);
+          square += __shfl_xor_sync(kFullWarp, square, 2);
+          if (lane_ % 4 == 0 && exists(pass, i)) a_.next_squares[unit_ / 16 * kBegunRows + r] = square;
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ int row(int pass, int i) const {
+    return pass * kAtOnce + ((lane_ + 32 * i) >> (pairs_ ? 1 : 2));
+  }
+  __device__ __forceinline__ bool exists(int pass, int i) const {
+    return unit_ < a_.units && row(0, i) < kAtOnce && row(pass, i) < a_.rows;
+  }
+  __device__ __forceinline__ int64_t place(int r) const { return static_cast<int64_t>(r) * a_.units + unit_; }
+
+  __device__ __forceinline__ void fetch_before(int pass) {
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      before_[i] = make_float4(0, 0, 0, 0);
+      if (a_.output == StreamOutput::add_f32 && exists(pass, i))
+        before_[i] =
+            __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(a_.out) + place(row(pass, i))));
+    }
+  }
+
+  // Row r's outputs, given the sums of the units and, of pairs, of their second rows. Returns the sum of
+  // their squares where a norm is begun.
+  __device__ __forceinline__ float write_four(int r, float4 sum, float4 up, float factor,
+                                              float4 before) const {
+    float v[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = v[i] * factor + bias_[i];
+    if (pairs_) {
+      const float u[4] = {up.x, up.y, up.z, up.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * (u[i] * factor + up_bias_[i]);
+    }
+    if (pairs_ || a_.output == StreamOutput::store) {
+      store4(static_cast<T*>(a_.out) + place(r), v);
+      return 0;
+    }
+    if (a_.output == StreamOutput::add_f32)
+      v[0] += before.x, v[1] += before.y, v[2] += before.z, v[3] += before.w;
+    store4(static_cast<float*>(a_.out) + place(r), v);
+    if (!begins_) return 0;
+    float square = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      square += v[i] * v[i];
+      v[i] *= gain_[i];
+    }
+    store4(static_cast<T*>(a_.next_in) + place(r), v);
+    return square;
+  }
+
+  const StreamTilesArgs& a_;
+  const int lane_;
+  const bool pairs_, begins_;
+  const int own_unit_, unit_;  // the first of the lane's four: of the warp's, and of all
+  float bias_[4], up_bias_[4];
+  float gain_[4];  // of the norm that is begun
+  float4 before_[kQuads];
 };
 
-// Writes four neighbouring outputs of row r, from the unit on, given the sums of the units and, of pairs, of
-// their second rows. Returns the sum of their squares where a norm is begun.
-template <class T>
-__device__ __forceinline__ float write_four(const StreamTilesArgs& a, bool begins, int r, int unit,
-                                            const Beside& beside, float4 sum, float4 up, float factor,
-                                            float4 before) {
-  const int64_t at = static_cast<int64_t>(r) * a.units + unit;
-  float v[4] = {sum.x, sum.y, sum.z, sum.w};
+// A tile's steps are several blocks'. Leaves the warp's sums for the one that comes last, and returns whether
+// that is the calling one: then the product has the sums of all, added in the order of the steps.
+template <class T, int kColumns>
+__device__ __forceinline__ bool add_parts(const StreamTilesArgs& a, const TileShare& share, int tile_begin,
+                                          TileProduct<T, kColumns>& product) {
+  constexpr int kConsumers = Cut<kColumns>::kConsumers;
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int first = share.first(tile_begin), last = share.last(tile_begin + a.per_tile);
+  // Place of block b's sums of this tile: a block has two tiles at most that others share.
+  const auto part = [&](int b) {
+    const int slot = 2 * b + (share.blocks.begin(b) >= tile_begin ? 0 : 1);
+    return reinterpret_cast<float4*>(a.partials) +
+           static_cast<int64_t>(slot * kConsumers + warp) * (kColumns / 8) * 32 + lane;
+  };
+  float4* const own = part(share.block);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) v[i] = v[i] * factor + beside.bias[i];
-  if (a.output == StreamOutput::silu_mul) {
-    const float u[4] = {up.x, up.y, up.z, up.w};
+  for (int j = 0; j < kColumns / 8; ++j)
+    own[32 * j] = make_float4(product.sum[4 * j], product.sum[4 * j + 1], product.sum[4 * j + 2],
+                              product.sum[4 * j + 3]);
+  __syncwarp();
+  // Whoever finds all others there need not say that it has come.
+  int* const ticket = a.tickets + first * kConsumers + warp;
+  int others = 0;
+  if (lane == 0) {
+    others = look_at_tickets(ticket);
+    if (others != last - first) others = draw_ticket(ticket);
+  }
+  others = __shfl_sync(kFullWarp, others, 0);
+  if (others != last - first) return false;
+  if (lane == 0) *ticket = 0;
+  product.clear();
+#pragma unroll 1
+  for (int b = first; b <= last; ++b) {
+    const float4* const from = part(b);
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * (u[i] * factor + beside.up_bias[i]);
+    for (int j = 0; j < kColumns / 8; ++j) {
+      const float4 v = __ldcg(from + 32 * j);
+      product.sum[4 * j] += v.x, product.sum[4 * j + 1] += v.y;
+      product.sum[4 * j + 2] += v.z, product.sum[4 * j + 3] += v.w;
+    }
   }
-  if (a.output == StreamOutput::store || a.output == StreamOutput::silu_mul) {
-    store4(static_cast<T*>(a.out) + at, v);
-    return 0;
-  }
-  if (a.output == StreamOutput::add_f32) {
-    v[0] += before.x, v[1] += before.y, v[2] += before.z, v[3] += before.w;
-  }
-  store4(static_cast<float*>(a.out) + at, v);
-  if (!begins) return 0;
-  float square = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    square += v[i] * v[i];
-    v[i] *= beside.gain[i];
-  }
-  store4(static_cast<T*>(a.next_in) + at, v);
-  return square;
+  return true;
 }
 
 // The norm's factor of each row, from its sums of squares, which are added in the same order always. One
 // warp: four neighbouring rows to a lane, which several lanes share.
-template <int N_>
+template <int kColumns>
 __device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* factors) {
-  constexpr int kRowQuads = N_ / 4, kLanes = 32 / kRowQuads;
+  constexpr int kRowQuads = kColumns / 4, kLanes = 32 / kRowQuads;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 16
@@ -133,12 +245,12 @@ __device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* fa
 
 // The kernel.
 //
-// out = f(in W^T), W [N, K], for up to N_ rows of `in`, at the speed at which W can be read. W is cut into
-// tiles of rows and steps of columns (Cut); all steps of all tiles, tile after tile, are dealt out evenly to
-// the blocks, one for each multiprocessor. One thread of a block has the copy engine bring its steps' W
-// and `in` into a ring of `depth` stages, which it fills with W before it waits for the kernel before:
-// weights depend on nobody. It runs ahead of the warps that multiply (wgmma: W's rows are the 64 side,
-// the rows of `in` the other), so that the memory is busy while these write a tile's results.
+// out = f(in W^T), W [N, K], for up to kColumns rows of `in`, at the speed at which W can be read. W is cut
+// into tiles of rows and steps of columns (Cut); all steps of all tiles, tile after tile, are dealt out
+// evenly to the blocks, one for each multiprocessor. One thread of a block has the copy engine bring its
+// steps' W and `in` into a ring of `depth` stages, which it fills with W before it waits for the kernel
+// before: weights depend on nobody. It runs ahead of the warps that multiply (wgmma: W's rows are the 64
+// side, the rows of `in` the other), so that the memory is busy while these write a tile's results.
 //
 // A tile whose steps are several blocks' is finished by the last of them to come, warp by warp: the others
 // leave their sums in `partials`. They are added in the order of the steps: the same input gives the same
@@ -150,23 +262,21 @@ __device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* fa
 //
 // silu_mul: half of a tile's rows are gate rows, half their up rows, eight of these behind eight of those, so
 // that a thread has both of a pair.
-template <class T, int N_>
-__global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
+template <class T, int kColumns>
+__global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), 2)
     stream_tiles_kernel(const RONDO_GRID_CONSTANT StreamTilesArgs a) {
   RONDO_TILE_SHARED(shared);
   let_next_start();
-  using C = Cut<N_>;
-  constexpr int kDepth = C::kDepth, kAtOnce = C::kAtOnce, kConsumers = C::kConsumers,
-                kWeightBytes = C::kWeightBytes;
+  using C = Cut<kColumns>;
+  constexpr int kDepth = C::kDepth, kConsumers = C::kConsumers, kWeightBytes = C::kWeightBytes;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   unsigned char* const inputs = shared + kDepth * kWeightBytes;
-  // Of the warp's 16 rows of W: [row of `in`, row of W].
   float* const scratch = reinterpret_cast<float*>(shared + C::kRingBytes) + warp * C::kScratch;
   Landing* const landed = reinterpret_cast<Landing*>(shared + C::kLandings);  // [kDepth]
   Landing* const released = landed + kDepth;                                  // [kDepth]
   Landing* const factors_made = released + kDepth;
-  float* const factors = reinterpret_cast<float*>(shared + C::kFactors);  // [N_]
-  const bool begun = C::kNorms && a.squares, begins = C::kNorms && a.next_norm;
+  float* const factors = reinterpret_cast<float*>(shared + C::kFactors);  // [kColumns]
+  const bool begun = C::kNorms && a.squares;
 
   const TileShare share{{a.each, a.more}, static_cast<int>(blockIdx.x)};
   const int begin = share.blocks.begin(share.block), end = share.blocks.begin(share.block + 1);
@@ -216,7 +326,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
   }
   if (warp == kConsumers + 1) {
     if (begun) {
-      make_factors<N_>(a, factors);
+      make_factors<kColumns>(a, factors);
       __syncwarp();
       if (lane == 0) arrive(factors_made);
     }
@@ -224,10 +334,9 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
   }
 
   // The multiplying end.
-  const int g = lane / 4, q = lane % 4;
-  const int units_of_warp = pairs ? 8 : 16, units_of_tile = units_of_warp * kConsumers;
+  const int units_of_warp = pairs ? 8 : 16;
   const unsigned char* const own_weights = shared + warp / 4 * (64 * C::kChunks * 128);
-  TileProduct<T, N_> product;
+  TileProduct<T, kColumns> product;
   int stage = 0, parity = 0;
   int tile_begin = first_tile * a.per_tile;
   for (int at = begin; at < end; ++tile, tile_begin += a.per_tile) {
@@ -239,105 +348,16 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<N_>::kThreads), 2)
 #pragma unroll
       for (int c = 0; c < C::kChunks; ++c)
         product.start(own_weights + stage * kWeightBytes + c * 1024,
-                      inputs + stage * C::kInBytes + c * N_ * 128, C::kChunks * 1024);
+                      inputs + stage * C::kInBytes + c * kColumns * 128, C::kChunks * 1024);
       product.wait();
       __syncwarp();
       if (lane == 0) arrive(&released[stage]);
       if (++stage == kDepth) stage = 0, parity ^= 1;
     }
-
-    // Outputs are written four units of a row at a time; a lane's units are the same in all of its rows.
-    const int first_unit = tile * units_of_tile + warp * units_of_warp;
-    const int quads_shift = pairs ? 1 : 2;  // of a row
-    constexpr int kPasses = N_ / kAtOnce, kQuads = kAtOnce * 4 / 32;
-    const int own_unit = 4 * (lane & ((1 << quads_shift) - 1)), unit = first_unit + own_unit;
-    const auto row_of = [&](int i) { return (lane + 32 * i) >> quads_shift; };
-    const auto exists = [&](int pass, int i) {
-      return unit < a.units && row_of(i) < kAtOnce && pass * kAtOnce + row_of(i) < a.rows;
-    };
-    Beside beside;
-    beside.load<T>(a, begins, unit);
-    float4 before[2][kQuads];  // of a pass and the next
-    const auto fetch_before = [&](int pass) {
-#pragma unroll
-      for (int i = 0; i < kQuads; ++i) {
-        before[pass % 2][i] = make_float4(0, 0, 0, 0);
-        if (a.output == StreamOutput::add_f32 && exists(pass, i))
-          before[pass % 2][i] = __ldcg(reinterpret_cast<const float4*>(
-              static_cast<const float*>(a.out) + static_cast<int64_t>(pass * kAtOnce + row_of(i)) * a.units +
-              unit));
-      }
-    };
-    if (kPasses == 1) fetch_before(0);  // else there are no registers for them yet
-
-    if (!whole) {
-      const int first = share.first(tile_begin), last = share.last(tile_end);
-      // Place of block b's sums of this tile: a block has two tiles at most that others share.
-      const auto partial = [&](int b) {
-        const int slot = 2 * b + (share.blocks.begin(b) >= tile_begin ? 0 : 1);
-        return reinterpret_cast<float4*>(a.partials) +
-               static_cast<int64_t>(slot * kConsumers + warp) * (N_ / 8) * 32 + lane;
-      };
-      float4* const own = partial(share.block);
-#pragma unroll
-      for (int j = 0; j < N_ / 8; ++j)
-        own[32 * j] = make_float4(product.sum[4 * j], product.sum[4 * j + 1], product.sum[4 * j + 2],
-                                  product.sum[4 * j + 3]);
-      __syncwarp();
-      // Whoever finds all others there need not say that it has come.
-      int* const ticket = a.tickets + first * kConsumers + warp;
-      int others = 0;
-      if (lane == 0) {
-        others = look_at_tickets(ticket);
-        if (others != last - first) others = draw_ticket(ticket);
-      }
-      others = __shfl_sync(kFullWarp, others, 0);
-      if (others != last - first) continue;
-      if (lane == 0) *ticket = 0;
-      product.clear();
-#pragma unroll 1
-      for (int b = first; b <= last; ++b) {
-        const float4* const from = partial(b);
-#pragma unroll
-        for (int j = 0; j < N_ / 8; ++j) {
-          const float4 v = __ldcg(from + 32 * j);
-          product.sum[4 * j] += v.x, product.sum[4 * j + 1] += v.y;
-          product.sum[4 * j + 2] += v.z, product.sum[4 * j + 3] += v.w;
-        }
-      }
-    }
-
-    if (kPasses > 1) fetch_before(0);
+    Writer<T, kColumns> writer(a, (tile * kConsumers + warp) * units_of_warp);
+    if (!whole && !add_parts(a, share, tile_begin, product)) continue;
     if (begun) wait_landed(factors_made, 0);
-#pragma unroll
-    for (int pass = 0; pass < kPasses; ++pass) {
-      if (pass + 1 < kPasses) fetch_before(pass + 1);
-      if (pass > 0) __syncwarp();  // before the scratch is written again
-#pragma unroll
-      for (int j = 0; j < kAtOnce / 8; ++j)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          scratch[(8 * j + 2 * q + i % 2) * 16 + g + i / 2 * 8] =
-              product.sum[4 * (pass * kAtOnce / 8 + j) + i];
-      __syncwarp();
-#pragma unroll
-      for (int i = 0; i < kQuads; ++i) {
-        const int r = pass * kAtOnce + row_of(i);
-        float square = 0;
-        if (exists(pass, i)) {
-          const float* const from = scratch + row_of(i) * 16 + own_unit;
-          square = write_four<T>(a, begins, r, unit, beside, *reinterpret_cast<const float4*>(from),
-                                 *reinterpret_cast<const float4*>(from + (pairs ? 8 : 0)),
-                                 begun ? factors[r] : 1.0f, before[pass % 2][i]);
-        }
-        if (begins) {  // four lanes have a row's 16 units
-          square += __shfl_xor_sync(kFullWarp, square, 1);
-          square += __shfl_xor_sync(kFullWarp, square, 2);
-          if (lane % 4 == 0 && exists(pass, i)) a.next_squares[unit / 16 * kBegunRows + r] = square;
-        }
-      }
-    }
-    __syncwarp();  // before the scratch is written again
+    writer.write(product, scratch, begun ? factors : nullptr);
   }
 }
 
