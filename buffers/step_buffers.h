@@ -127,7 +127,7 @@ Bucket bucket_of(const StepDims& dims, int rows);
 // live length.
 int attention_splits(const StepDims& dims, int rows);
 
-// Partial results of a matrix product that may be under way at one time: eight for each multiprocessor of the
+// Of a matrix product, for parts of it that several blocks share: eight for each multiprocessor of the
 // largest GPU.
 constexpr int kProductTickets = 8 * 256;
 // Rows of a step up to which the projection before a norm may begin it.

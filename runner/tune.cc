@@ -33,7 +33,8 @@ int run_chain(Ops& ops, const Model& model, const StepBuffers& buffers, Verb ver
       return each_layer([&](const Layer& l) { ops.add_project(bucket, buffers.o, l.o_proj, l.mlp_norm); });
     case Verb::GateUp: return each_layer([&](const Layer& l) { ops.gate_up(bucket, l); });
     case Verb::DownProj:
-      return each_layer([&](const Layer& l) { ops.add_project(bucket, buffers.h, l.down_proj, l.attention_norm); });
+      return each_layer(
+          [&](const Layer& l) { ops.add_project(bucket, buffers.h, l.down_proj, l.attention_norm); });
     case Verb::Logits: return several([&] { ops.logits(bucket); });
     case Verb::Sample: return several([&] { ops.sample(bucket); });
   }

@@ -370,4 +370,18 @@ class Pair {
   std::vector<Row> rows_;
 };
 
+// For randomize() and expect_close().
+inline constexpr auto x_of = +[](Side& s) { return s.buffers.x; };
+inline constexpr auto q_of = +[](Side& s) { return s.buffers.q; };
+inline constexpr auto o_of = +[](Side& s) { return s.buffers.o; };
+inline constexpr auto h_of = +[](Side& s) { return s.buffers.h; };
+inline constexpr auto logits_of = +[](Side& s) { return s.buffers.logits; };
+
+// As many rows, each of a sequence of its own.
+inline std::vector<Row> rows_of(int count) {
+  std::vector<Row> rows;
+  for (int r = 0; r < count; ++r) rows.push_back({1, (7 + r) % 50, 1 + r, 1});
+  return rows;
+}
+
 }  // namespace rondo::test

@@ -23,14 +23,8 @@ class CudaTiles : public CudaTest, public testing::WithParamInterface<DType> {
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaTiles, testing::Values(DType::f16, DType::bf16),
                          [](const auto& dtype) { return dtype_name(dtype.param); });
 
-constexpr auto x_of = +[](Side& s) { return s.buffers.x; };
-constexpr auto q_of = [](Side& s) { return s.buffers.q; };
-constexpr auto o_of = +[](Side& s) { return s.buffers.o; };
-constexpr auto h_of = +[](Side& s) { return s.buffers.h; };
-constexpr auto logits_of = [](Side& s) { return s.buffers.logits; };
-
 // Each instance of the kernel: full, and with columns that nobody reads.
-constexpr int kRows[] = {6, 16, 21, 64};
+constexpr int kRowCounts[] = {6, 16, 21, 64};
 
 // Of tiles of 64 or 128 rows of W, and of steps of 128 columns, there is one that is not whole.
 Case tiled(DType dtype, int rows) {
@@ -46,12 +40,6 @@ Case tiled(DType dtype, int rows) {
   return c;
 }
 
-std::vector<Row> rows_of(int count) {
-  std::vector<Row> rows;
-  for (int r = 0; r < count; ++r) rows.push_back({1, r % 50, 1 + r, 1});
-  return rows;
-}
-
 // Up to 32 rows they are taken unasked, beyond for large products alone.
 void take_tiles(Pair& pair, Verb verb, int rows) {
   Ops& ops = *pair.cuda.ops;
@@ -65,7 +53,7 @@ void take_tiles(Pair& pair, Verb verb, int rows) {
 }
 
 TEST_P(CudaTiles, QkvIsTheCpus) {
-  for (int rows : kRows)
+  for (int rows : kRowCounts)
     for (bool qk_norm : {false, true}) {
       Case c = tiled(GetParam(), rows);
       c.bias = c.qk_norm = qk_norm;
@@ -82,7 +70,7 @@ TEST_P(CudaTiles, QkvIsTheCpus) {
 }
 
 TEST_P(CudaTiles, ProjectionsAreAddedToTheResidual) {
-  for (int rows : kRows)
+  for (int rows : kRowCounts)
     for (bool bias : {false, true}) {
       Case c = tiled(GetParam(), rows);
       c.bias = bias;
@@ -100,7 +88,7 @@ TEST_P(CudaTiles, ProjectionsAreAddedToTheResidual) {
 
 // Behind the projection, which begins the norm where x times the norm's weight is in the type's range.
 TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
-  for (int rows : kRows)
+  for (int rows : kRowCounts)
     for (bool bias : {false, true}) {
       Case c = tiled(GetParam(), rows);
       c.bias = bias;
@@ -121,7 +109,7 @@ TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
 }
 
 TEST_P(CudaTiles, QkvOfALaterLayerTakesTheNormThatTheProjectionBegan) {
-  for (int rows : kRows)
+  for (int rows : kRowCounts)
     for (bool qk_norm : {false, true}) {
       Case c = tiled(GetParam(), rows);
       c.bias = c.qk_norm = qk_norm;
@@ -144,7 +132,7 @@ TEST_P(CudaTiles, QkvOfALaterLayerTakesTheNormThatTheProjectionBegan) {
 }
 
 TEST_P(CudaTiles, LogitsTakeTheRowsThatTheListNames) {
-  for (int rows : kRows) {
+  for (int rows : kRowCounts) {
     const Case c = tiled(GetParam(), rows);
     Pair pair(c);
     take_tiles(pair, Verb::Logits, rows);
@@ -167,6 +155,7 @@ TEST_P(CudaTiles, AnyNumberOfStepsIsShared) {
       c.hidden = hidden;
       c.intermediate = intermediate;
       Pair pair(c);
+      for (Verb verb : {Verb::DownProj, Verb::GateUp}) take_tiles(pair, verb, 6);
       pair.set_rows(rows_of(6));
       for (auto view : {x_of, h_of}) pair.randomize(view, 1);
       pair.run([&](Side& s) {
@@ -184,6 +173,7 @@ TEST_P(CudaTiles, RowsDoNotMix) {
   std::vector<float> found[2];
   for (bool spoiled : {false, true}) {
     Pair pair(c);
+    take_tiles(pair, Verb::DownProj, 12);
     pair.set_rows(rows_of(12));
     std::vector<float> h = pair.randomize(h_of, 1);
     pair.randomize(x_of, 1);
@@ -203,6 +193,32 @@ TEST_P(CudaTiles, RowsDoNotMix) {
   }
 }
 
+#ifndef RONDO_SIMT
+// What small shapes never do on a GPU's many multiprocessors: a block's ring goes round several times, and it
+// has whole tiles between those that it shares. The executor has few, and every test above does so there.
+TEST_P(CudaTiles, ARingGoesRoundSeveralTimes) {
+  for (int rows : kRowCounts) {
+    Case c = tiled(GetParam(), rows);
+    c.hidden = 1024;
+    c.intermediate = 8192;
+    Pair pair(c);
+    for (Verb verb : {Verb::OProj, Verb::GateUp, Verb::DownProj}) take_tiles(pair, verb, rows);
+    pair.set_rows(rows_of(rows));
+    for (auto view : {x_of, o_of}) pair.randomize(view, 1);
+    pair.run([&](Side& s) {
+      s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj, s.layer().mlp_norm);
+      s.ops->gate_up({rows, 1}, s.layer());
+    });
+    pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, c.hidden + c.heads * c.head_dim + 16),
+                      rows * c.intermediate);
+    pair.randomize(h_of, 1);
+    pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
+    pair.expect_close(x_of, tolerance(c.dtype, 2, c.intermediate + c.heads * c.head_dim + 4),
+                      rows * c.hidden);
+  }
+}
+#endif
+
 TEST(StreamTiles, FitTheShapesOfRealModels) {
   cuda::Queue hopper{nullptr, cuda::Order::early, 132, 227 << 10};
   hopper.tiles = true;
@@ -211,20 +227,34 @@ TEST(StreamTiles, FitTheShapesOfRealModels) {
   };
   for (const Shape& s :
        {Shape{6144, 4096}, {4096, 14336}, {1024, 3072}, {2560, 9728}, {128256, 4096}, {151936, 1024}})
-    for (int rows : kRows) {
+    for (int rows : kRowCounts) {
       cuda::StreamTilesArgs a{};
       a.N = s.N;
       a.K = s.K;
       a.rows = rows;
       a.output = cuda::StreamOutput::store_f32;
       ASSERT_TRUE(cuda::stream_tiles_fits(a, hopper, kCudaWorkspaceBytes)) << s.N << " x " << s.K;
-      EXPECT_EQ((int64_t{a.each} * 132 + a.more) % a.per_tile, 0);
+      const int tile = rows > 32 ? 128 : 64, columns = rows > 32 ? 64 : 128;
+      EXPECT_EQ(a.per_tile, (s.K + columns - 1) / columns);
+      EXPECT_EQ(int64_t{a.each} * 132 + a.more, int64_t{(s.N + tile - 1) / tile} * a.per_tile);
       EXPECT_FALSE(cuda::stream_tiles_fits(a, hopper, 1 << 16)) << "no room for partial results";
       EXPECT_FALSE(cuda::stream_tiles_fits(a, cuda::Queue{nullptr, cuda::Order::early, 132, 227 << 10},
                                            kCudaWorkspaceBytes))
           << "no tiles there";
-      a.rows = 65;
-      EXPECT_FALSE(cuda::stream_tiles_fits(a, hopper, kCudaWorkspaceBytes));
+      cuda::StreamTilesArgs other = a;
+      other.rows = 65;
+      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes));
+      other = a;
+      other.K += 32;
+      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes)) << "columns by the 64";
+      other = a;
+      other.output = cuda::StreamOutput::silu_mul;
+      other.N = 2 * 1028;
+      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes)) << "pairs by the eight";
+      other = a;
+      float squares = 0;
+      other.squares = &squares;
+      EXPECT_EQ(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes), rows <= kBegunRows);
     }
 }
 

@@ -188,7 +188,7 @@ struct StreamTilesArgs {
   int K;
   int rows;             // R
   StreamOutput output;  // any but rope_append
-  float* partials;      // see stream_tiles_fits()
+  float* partials;      // sums of tiles that several blocks share, of every warp of every block
   int* tickets;         // [kProductTickets], 0 between two kernels: which of a tile's blocks comes last
   // Of a norm that the product before has begun: `in` is x times its weight, and these are the sums of 16
   // neighbouring squares of x each. Null: `in` is taken as it is.
@@ -200,7 +200,7 @@ struct StreamTilesArgs {
   float* next_squares;    // [N / 16, kBegunRows]
   // From here on set by stream_tiles_fits(), so that no block starts with divisions.
   int units;     // N, or N / 2 pairs of rows
-  int per_tile;  // steps of a tile, of kTileColumns columns each
+  int per_tile;  // steps of a tile
   float tiles_per_step;
   int each;  // steps of each block; the first `more` have one more
   int more;
@@ -208,7 +208,8 @@ struct StreamTilesArgs {
   TileMap in_map;
 };
 // Whether the kernel can do it (a device with tiles, R up to 64, K a multiple of 64, N of 8, or 16 for
-// pairs), and how. `partial_bytes`: that args.partials has room for.
+// pairs), and how.
+// `partial_bytes`: that args.partials has room for; 64 KiB for each multiprocessor are always enough.
 bool stream_tiles_fits(StreamTilesArgs& args, const Queue& queue, uint64_t partial_bytes);
 void enqueue_stream_tiles(DType dtype, const StreamTilesArgs& args, Queue& queue);
 bool stream_tiles_compiled();  // for the calling thread's device

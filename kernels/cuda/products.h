@@ -45,8 +45,8 @@ class Products {
   // adding and storing, is left to the caller.
   bool run(const Product& product);
 
-  // Whether the one product can begin the norm that the other begins with: both by tiles, and x times a
-  // norm's weight within T's range.
+  // Whether the one product begins the norm that the other starts with: both by tiles, up to kBegunRows rows,
+  // and x times a norm's weight within T's range.
   bool begin_norms(const Product& one, const Product& other) const;
 
   // As Ops::forms() and its like have it.
