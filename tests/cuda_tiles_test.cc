@@ -10,19 +10,6 @@
 namespace rondo::test {
 namespace {
 
-class CudaTiles : public CudaTest, public testing::WithParamInterface<DType> {
- protected:
-  void SetUp() override {
-    CudaTest::SetUp();
-    if (IsSkipped()) return;
-    int major = 0;
-    ASSERT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
-    if (major != 9) GTEST_SKIP() << "a GPU of compute capability " << major << ".x has no such tiles";
-  }
-};
-INSTANTIATE_TEST_SUITE_P(DTypes, CudaTiles, testing::Values(DType::f16, DType::bf16),
-                         [](const auto& dtype) { return dtype_name(dtype.param); });
-
 // Each instance of the kernel: full, and with columns that nobody reads.
 constexpr int kRowCounts[] = {6, 16, 21, 64};
 
@@ -52,83 +39,84 @@ void take_tiles(Pair& pair, Verb verb, int rows) {
   ASSERT_TRUE(taken()) << verb_name(verb);
 }
 
+class CudaTiles : public CudaTest, public testing::WithParamInterface<DType> {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (IsSkipped()) return;
+    int major = 0;
+    ASSERT_EQ(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), cudaSuccess);
+    if (major != 9) GTEST_SKIP() << "a GPU of compute capability " << major << ".x has no such tiles";
+  }
+
+  // Calls check(pair, case, rows) for each count of rows, with and without biases and, where asked, norms of
+  // heads; the verbs are taken by tiles.
+  template <class F>
+  void for_each_case(std::initializer_list<Verb> verbs, bool head_norms, F check) {
+    for (int rows : kRowCounts)
+      for (bool with : {false, true}) {
+        Case c = tiled(GetParam(), rows);
+        c.bias = with;
+        c.qk_norm = with && head_norms;
+        Pair pair(c);
+        for (Verb verb : verbs) take_tiles(pair, verb, rows);
+        pair.set_rows(rows_of(rows));
+        check(pair, c, rows);
+      }
+  }
+};
+INSTANTIATE_TEST_SUITE_P(DTypes, CudaTiles, testing::Values(DType::f16, DType::bf16),
+                         [](const auto& dtype) { return dtype_name(dtype.param); });
+
 TEST_P(CudaTiles, QkvIsTheCpus) {
-  for (int rows : kRowCounts)
-    for (bool qk_norm : {false, true}) {
-      Case c = tiled(GetParam(), rows);
-      c.bias = c.qk_norm = qk_norm;
-      Pair pair(c);
-      take_tiles(pair, Verb::Qkv, rows);
-      pair.set_rows(rows_of(rows));
-      pair.randomize(x_of, 2);
-      pair.run([&](Side& s) { s.ops->qkv({rows, 1}, s.layer()); });
-      const double allowed =
-          tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 50 * 0x1p-23;  // and the angles
-      pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
-      pair.expect_appended(allowed);
-    }
+  for_each_case({Verb::Qkv}, true, [](Pair& pair, const Case& c, int rows) {
+    pair.randomize(x_of, 2);
+    pair.run([&](Side& s) { s.ops->qkv({rows, 1}, s.layer()); });
+    const double allowed =
+        tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 50 * 0x1p-23;  // and the angles
+    pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
+    pair.expect_appended(allowed);
+  });
 }
 
 TEST_P(CudaTiles, ProjectionsAreAddedToTheResidual) {
-  for (int rows : kRowCounts)
-    for (bool bias : {false, true}) {
-      Case c = tiled(GetParam(), rows);
-      c.bias = bias;
-      Pair pair(c);
-      take_tiles(pair, Verb::OProj, rows);
-      take_tiles(pair, Verb::DownProj, rows);
-      pair.set_rows(rows_of(rows));
-      for (auto view : {x_of, o_of, h_of}) pair.randomize(view, 1);
-      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj); });
-      pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
-      pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
-      pair.expect_close(x_of, tolerance(c.dtype, 2, c.intermediate + 2), rows * c.hidden);
-    }
+  for_each_case({Verb::OProj, Verb::DownProj}, false, [](Pair& pair, const Case& c, int rows) {
+    for (auto view : {x_of, o_of, h_of}) pair.randomize(view, 1);
+    pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj); });
+    pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
+    pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
+    pair.expect_close(x_of, tolerance(c.dtype, 2, c.intermediate + 2), rows * c.hidden);
+  });
 }
 
 // Behind the projection, which begins the norm where x times the norm's weight is in the type's range.
 TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
-  for (int rows : kRowCounts)
-    for (bool bias : {false, true}) {
-      Case c = tiled(GetParam(), rows);
-      c.bias = bias;
-      Pair pair(c);
-      take_tiles(pair, Verb::OProj, rows);
-      take_tiles(pair, Verb::GateUp, rows);
-      EXPECT_EQ(pair.cuda.ops->kernels(Verb::GateUp, {rows, rows}).find("rmsnorm") == std::string::npos,
-                c.dtype == DType::bf16 && rows <= kBegunRows);
-      pair.set_rows(rows_of(rows));
-      for (auto view : {x_of, o_of}) pair.randomize(view, 2);
-      pair.run([&](Side& s) {
-        s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj, s.layer().mlp_norm);
-        s.ops->gate_up({rows, 1}, s.layer());
-      });
-      pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, c.hidden + c.heads * c.head_dim + 16),
-                        rows * c.intermediate);
-    }
+  for_each_case({Verb::OProj, Verb::GateUp}, false, [](Pair& pair, const Case& c, int rows) {
+    EXPECT_EQ(pair.cuda.ops->kernels(Verb::GateUp, {rows, rows}).find("rmsnorm") == std::string::npos,
+              c.dtype == DType::bf16 && rows <= kBegunRows);
+    for (auto view : {x_of, o_of}) pair.randomize(view, 2);
+    pair.run([&](Side& s) {
+      s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj, s.layer().mlp_norm);
+      s.ops->gate_up({rows, 1}, s.layer());
+    });
+    pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, c.hidden + c.heads * c.head_dim + 16),
+                      rows * c.intermediate);
+  });
 }
 
 TEST_P(CudaTiles, QkvOfALaterLayerTakesTheNormThatTheProjectionBegan) {
-  for (int rows : kRowCounts)
-    for (bool qk_norm : {false, true}) {
-      Case c = tiled(GetParam(), rows);
-      c.bias = c.qk_norm = qk_norm;
-      Pair pair(c);
-      take_tiles(pair, Verb::DownProj, rows);
-      take_tiles(pair, Verb::Qkv, rows);
-      pair.set_rows(rows_of(rows));
-      for (auto view : {x_of, h_of}) pair.randomize(view, 2);
-      pair.run([&](Side& s) {
-        Layer later = s.layer();
-        later.attention_norm = later.mlp_norm;
-        s.ops->add_project({rows, 1}, s.buffers.h, later.down_proj, later.attention_norm);
-        s.ops->qkv({rows, 1}, later);
-      });
-      const double allowed =
-          tolerance(c.dtype, 5, c.hidden + c.intermediate + c.head_dim + 16) + 50 * 0x1p-23;
-      pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
-      pair.expect_appended(allowed);
-    }
+  for_each_case({Verb::DownProj, Verb::Qkv}, true, [](Pair& pair, const Case& c, int rows) {
+    for (auto view : {x_of, h_of}) pair.randomize(view, 2);
+    pair.run([&](Side& s) {
+      Layer later = s.layer();
+      later.attention_norm = later.mlp_norm;
+      s.ops->add_project({rows, 1}, s.buffers.h, later.down_proj, later.attention_norm);
+      s.ops->qkv({rows, 1}, later);
+    });
+    const double allowed = tolerance(c.dtype, 5, c.hidden + c.intermediate + c.head_dim + 16) + 50 * 0x1p-23;
+    pair.expect_close(q_of, allowed, rows * c.heads * c.head_dim);
+    pair.expect_appended(allowed);
+  });
 }
 
 TEST_P(CudaTiles, LogitsTakeTheRowsThatTheListNames) {

@@ -7,6 +7,7 @@
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/reduce.h"
+#include "kernels/cuda/share.h"
 
 namespace rondo::cuda {
 
@@ -53,12 +54,6 @@ __device__ __forceinline__ Tile tile_at(const AttentionArgs& a, int r, int tile_
     ++rows;
   }
   return {r, rows, window_begin(a, row.position), row.position + rows};
-}
-
-// n / d, given d's reciprocal, n below 2^22: n + 1/2 is further from a multiple of d than rounding moves it.
-// A division takes ten times as many instructions, and kernels start with these.
-__device__ __forceinline__ int quotient(int n, float reciprocal) {
-  return static_cast<int>((static_cast<float>(n) + 0.5f) * reciprocal);
 }
 
 __device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -5,6 +5,7 @@
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
 #include "kernels/cuda/rotate.h"
+#include "kernels/cuda/share.h"
 
 namespace rondo::cuda {
 
@@ -16,15 +17,6 @@ __device__ __forceinline__ void load8_fresh(const float* from, float (&v)[8]) {
   const Raw8<float> raw{{load_fresh(from), load_fresh(from + 4)}};
   widen8<float>(raw, v);
 }
-
-// n things dealt out evenly: the first `more` parts get one more than the others.
-struct Deal {
-  int each;
-  int more;
-
-  __device__ __forceinline__ int begin(int part) const { return part * each + (part < more ? part : more); }
-  __device__ __forceinline__ int count(int part) const { return each + (part < more ? 1 : 0); }
-};
 
 // The output as an instance sees it that is not used for rope_append: its code is left out.
 __device__ __forceinline__ StreamOutput without_rope(StreamOutput output) {

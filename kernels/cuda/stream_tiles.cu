@@ -1,10 +1,9 @@
 // What the kernel needs.
-#include "kernels/cuda/attention_schedule.h"
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
 #include "kernels/cuda/reduce.h"
-#include "kernels/cuda/stream_output.h"
+#include "kernels/cuda/share.h"
 
 namespace rondo::cuda {
 namespace {
