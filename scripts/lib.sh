@@ -94,14 +94,15 @@ choose_backends() {
 }
 
 # configure SOURCE DIR OPTION...: a folder that was configured before keeps its generator. Sources are compiled a dozen at a
-# time, in half the time; CMake's default, one at a time, is for those who change one.
+# time, in half the time, or a few, where cores would else wait for the last dozen; CMake's default, one at a time, is for
+# those who change one.
 configure() {
-  local source=$1 dir=$2 log=$2/configure.log generator=()
+  local source=$1 dir=$2 log=$2/configure.log generator=() together=$((JOBS > 4 ? 4 : 12))
   shift 2
   mkdir -p "$dir"
   if [[ ! -e $dir/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
   # CMake is told which nvcc: even with the CUDA backend off, the tests on the host want that toolkit's headers.
-  if ! cmake -S "$source" -B "$dir" "${generator[@]}" -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=12 \
+  if ! cmake -S "$source" -B "$dir" "${generator[@]}" -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE="$together" \
     ${NVCC:+-DRONDO_NVCC="$NVCC"} "$@" >"$log" 2>&1; then
     cat "$log" >&2
     say "rondo: CMake could not configure $dir; its output is above" >&2

@@ -18,9 +18,9 @@
 
 #include "buffers/arena.h"
 #include "buffers/cuda_device.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "tests/cuda_test.h"
+#include "tests/numbers.h"
 #ifdef RONDO_SIMT
 #include "tests/simt/fake_cudart.h"
 #include "tests/simt/simt.h"
@@ -80,14 +80,6 @@ inline double unit_roundoff(DType dtype) {
 // share; sums of `terms` fp32 numbers in another order differ by at most terms * 2^-24.
 inline double tolerance(DType dtype, int roundings, int64_t terms) {
   return roundings * unit_roundoff(dtype) + static_cast<double>(terms) * 0x1p-24;
-}
-
-inline uint16_t narrow(DType dtype, float v) {
-  return dtype == DType::f16 ? f16_from_f32(v) : bf16_from_f32(v);
-}
-inline float rounded(DType dtype, float v) {
-  if (dtype == DType::f32) return v;
-  return dtype == DType::f16 ? f32_from_f16(f16_from_f32(v)) : f32_from_bf16(bf16_from_f32(v));
 }
 
 // A device with a model, pages and step buffers in it.
@@ -157,25 +149,9 @@ struct Side {
   }
   void set(const View& view, const std::vector<float>& values) {
     ASSERT_EQ(view.shape.elements(), values.size());
-    if (view.dtype == DType::f32) return write(view.data, values.data(), view.bytes());
-    std::vector<uint16_t> bits;
-    for (float v : values) bits.push_back(narrow(view.dtype, v));
-    write(view.data, bits.data(), view.bytes());
+    write(view.data, to_bytes(view.dtype, values).data(), view.bytes());
   }
-  std::vector<float> get(const View& view) {
-    const auto bytes = read(view.data, view.bytes());
-    std::vector<float> values(view.shape.elements());
-    for (size_t i = 0; i < values.size(); ++i) {
-      uint16_t bits = 0;
-      if (view.dtype == DType::f32) {
-        std::memcpy(&values[i], &bytes[4 * i], 4);
-      } else {
-        std::memcpy(&bits, &bytes[2 * i], 2);
-        values[i] = view.dtype == DType::f16 ? f32_from_f16(bits) : f32_from_bf16(bits);
-      }
-    }
-    return values;
-  }
+  std::vector<float> get(const View& view) { return from_bytes(view.dtype, read(view.data, view.bytes())); }
 };
 
 // The same model on both devices.
@@ -227,16 +203,13 @@ class Pair {
   // Both sides hold the same numbers, of the weights' type even where the CPU keeps fp32.
   template <class F>
   void set(F view, std::vector<float> values) {
-    if (view(cuda).dtype != DType::f32)
-      for (float& v : values) v = rounded(c_.dtype, v);
+    if (view(cuda).dtype != DType::f32) values = rounded(c_.dtype, std::move(values));
     for (Side* s : sides()) s->set(view(*s), values);
   }
   template <class F>
   std::vector<float> randomize(F view, float scale, float mean = 0) {
     if (!view(cpu)) return {};
-    std::normal_distribution<float> normal(mean, scale);
-    std::vector<float> values(view(cpu).shape.elements());
-    for (float& v : values) v = normal(random_);
+    const auto values = normal_numbers(random_, view(cpu).shape.elements(), mean, scale);
     set(view, values);
     return values;
   }
@@ -257,17 +230,15 @@ class Pair {
   // K and V of what the rows may look at; NaN everywhere else.
   void fill_pages() {
     const StepDims& d = cpu.dims;
-    std::normal_distribution<float> normal(0, 1);
     std::vector<float> k(static_cast<size_t>(d.pages * d.kv_heads * d.page_size * d.head_dim), kNan), v = k;
     for (const Row& row : rows_) {
       if (row.slot == 0) continue;
       const int64_t first = c_.window ? std::max<int64_t>(0, row.position - c_.window + 1) : 0;
       for (int64_t p = first; p <= row.position; ++p)
         for (int64_t h = 0; h < d.kv_heads; ++h) {
-          const size_t at = place(row.slot, p, h);
-          for (size_t i = 0; i < static_cast<size_t>(d.head_dim); ++i) {
-            k[at + i] = normal(random_);
-            v[at + i] = normal(random_);
+          for (auto* tensor : {&k, &v}) {
+            const auto head = normal_numbers(random_, static_cast<size_t>(d.head_dim), 0, 1);
+            std::copy(head.begin(), head.end(), tensor->begin() + static_cast<int64_t>(place(row.slot, p, h)));
           }
         }
     }
