@@ -89,9 +89,16 @@ class Ops {
 // Nanoseconds of one core below which a loop of the CPU backend is not shared by threads.
 constexpr int64_t kWorthSharingNs = 20'000;
 
+struct CpuForms {
+  // Products of bf16 weights take activations rounded to bf16 where the CPU multiplies pairs of them
+  // (AVX512_BF16), as CUDA's do: twice as many multiply-adds a second. false: activations stay fp32.
+  bool pairs = true;
+  int64_t worth_sharing_ns = kWorthSharingNs;  // 0 shares every loop
+};
+
 // `threads` 0: as many as there are cores. The arguments are copied; the memory they view must outlive the
-// Ops. `worth_sharing_ns` is for tests: 0 shares every loop.
+// Ops.
 std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
-                                  int threads, int64_t worth_sharing_ns = kWorthSharingNs);
+                                  int threads, CpuForms forms = {});
 
 }  // namespace rondo

@@ -123,7 +123,8 @@ std::string doctor_report() {
   const std::pair<const char*, bool> known[] = {{"avx2", __builtin_cpu_supports("avx2") != 0},
                                                 {"fma", __builtin_cpu_supports("fma") != 0},
                                                 {"avx512f", __builtin_cpu_supports("avx512f") != 0},
-                                                {"avx512bw", __builtin_cpu_supports("avx512bw") != 0}};
+                                                {"avx512bw", __builtin_cpu_supports("avx512bw") != 0},
+                                                {"avx512bf16", __builtin_cpu_supports("avx512bf16") != 0}};
   for (const auto& [name, has] : known)
     if (has) features += std::string(" ") + name;
   return fmt::format("rondo {}\n{}CPU features:{}\nauto takes: {} ({})\n", version(), describe_cuda(),

@@ -10,6 +10,7 @@
 
 #include "buffers/arena.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/simd.h"
 #include "kernels/ops.h"
 
 namespace rondo::test {
@@ -31,13 +32,14 @@ struct Spec {
   int head_dim = 16, heads = 4, kv_heads = 2, page_size = 8, window = 0;
   bool bias = false, head_norm = false;
   int hidden = 72, intermediate = 104, vocab = 203, threads = 2;  // no multiple of a vector
-  int64_t worth_sharing_ns = 0;                                   // small as they are, they are shared
+  int64_t worth_sharing_ns = 0;  // small as they are, they are shared
+  bool pairs = true;             // of bf16, where the CPU multiplies them
 };
 
 inline void PrintTo(const Spec& s, std::ostream* out) {
   *out << dtype_name(s.dtype) << " head_dim " << s.head_dim << " heads " << s.heads << "/" << s.kv_heads
        << " page " << s.page_size << " window " << s.window << (s.bias ? " bias" : "")
-       << (s.head_norm ? " head_norm" : "");
+       << (s.head_norm ? " head_norm" : "") << (s.pairs ? "" : " no pairs");
 }
 
 // One layer with random weights, K/V pages filled at random, slots 1 .. 34 with pages in a shuffled order.
@@ -113,8 +115,10 @@ struct Bed {
     std::copy(pages.begin(), pages.end(), b.page_tables.as<int32_t>() + d.pages_per_slot());
     for (int i = 0; i < d.slots(); ++i) b.slots.as<SlotParams>()[i] = SlotParams{};
     for (int l_row = 0; l_row < 33; ++l_row) b.logit_rows.as<int32_t>()[l_row] = l_row;
-    ops = make_cpu_ops(d, b, m, s.threads, s.worth_sharing_ns);
+    ops = make_cpu_ops(d, b, m, s.threads, {s.pairs, s.worth_sharing_ns});
   }
+
+  bool by_pairs() const { return s.pairs && s.dtype == DType::bf16 && has_pairs(); }
 
   void fill(const View& v, float scale) {
     std::uniform_real_distribution<float> uniform(-2 * scale, 2 * scale);

@@ -32,12 +32,15 @@ struct Bounded {
   double value = 0, error = 0;
 };
 
-Bounded dot(const float* x, const Linear& l, int64_t n) {
+// As products by pairs see a number.
+float rounded_if(bool pairs, float x) { return pairs ? f32_from_bf16(bf16_from_f32(x)) : x; }
+
+Bounded dot(const Bed& t, const float* x, const Linear& l, int64_t n) {
   const int64_t K = l.weight.shape[1];
   Bounded y;
   double magnitude = 0;
   for (int64_t k = 0; k < K; ++k) {
-    const double term = static_cast<double>(x[k]) * at(l.weight, n * K + k);
+    const double term = static_cast<double>(rounded_if(t.by_pairs(), x[k])) * at(l.weight, n * K + k);
     y.value += term;
     magnitude += std::fabs(term);
   }
@@ -101,7 +104,7 @@ TEST_P(CpuVerbs, QkvNormsRotatesAndStores) {
       double squares = 0, worst = 0;
       for (int i = 0; i < D; ++i) {
         Bounded& e = y[static_cast<size_t>(i)];
-        e = dot(norm, l.qkv, h * D + i);
+        e = dot(t, norm, l.qkv, h * D + i);
         squares += e.value * e.value;
         worst = std::max(worst, e.error);
       }
@@ -204,7 +207,7 @@ TEST_P(CpuVerbs, ProductsAndLogits) {
   const auto expect_added = [&](const View& in, const Linear& linear, const std::vector<float>& x) {
     for (int64_t r = 0; r < k.rows; ++r)
       for (int64_t n = 0; n < H; ++n) {
-        const Bounded y = dot(in.as<float>() + r * in.shape[1], linear, n);
+        const Bounded y = dot(t, in.as<float>() + r * in.shape[1], linear, n);
         const double want = x[static_cast<size_t>(r * H + n)] + y.value;
         ASSERT_NEAR(t.b.x.as<float>()[r * H + n], want, y.error + 2 * kEps * std::fabs(want))
             << r << " " << n;
@@ -218,7 +221,8 @@ TEST_P(CpuVerbs, ProductsAndLogits) {
     const float* norm = t.b.norm.as<float>() + r * H;
     expect_rms_norm(t.b.x.as<float>() + r * H, l.mlp_norm, t.m.rms_norm_eps, H, norm);
     for (int64_t n = 0; n < F; ++n) {
-      const Bounded gate = dot(norm, l.gate_up, n), up = dot(norm, l.gate_up, F + n);
+      const Bounded gate = dot(t, norm, l.gate_up, n),
+                    up = dot(t, norm, l.gate_up, F + n);
       const double silu = gate.value / (1 + std::exp(-gate.value)), want = silu * up.value;
       const double error = 1.1 * gate.error * std::fabs(up.value) + std::fabs(silu) * up.error +
                            1.1 * gate.error * up.error + 16 * kEps * std::fabs(want);  // |silu'| < 1.1
@@ -237,7 +241,7 @@ TEST_P(CpuVerbs, ProductsAndLogits) {
     expect_rms_norm(t.b.x.as<float>() + t.b.logit_rows.as<int32_t>()[i] * H, t.m.final_norm, t.m.rms_norm_eps,
                     H, norm);
     for (int64_t v = 0; v < V; ++v) {
-      const Bounded y = dot(norm, t.m.lm_head, v);
+      const Bounded y = dot(t, norm, t.m.lm_head, v);
       ASSERT_NEAR(t.b.logits.as<float>()[i * V + v], y.value, y.error) << i << " " << v;
     }
   }
@@ -271,6 +275,7 @@ std::vector<Spec> specs() {
     odd.heads = 6;
     odd.kv_heads = 2;
     odd.hidden = 64;
+    odd.pairs = false;
     all.push_back(odd);
   }
   return all;

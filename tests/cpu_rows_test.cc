@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <thread>
@@ -95,47 +96,77 @@ TEST(CpuSharing, TinyLoopsAreTheCallersAndThoseOfLargeModelsAreShared) {
 }
 
 // Few rows are streamed and many go by blocks; a row must not see which.
-TEST(CpuProduct, ARowsBitsAreTheSameStreamedAndInBlocks) {
+void expect_the_bits_of_rows_alone(DType dtype, bool pairs) {
   std::mt19937 random(3);
   std::uniform_real_distribution<float> uniform(-1, 1);
   std::vector<float> scratch(multiply_scratch_floats());
-  for (DType dtype : kDTypes)
-    for (auto [out, in] : {std::pair<int64_t, int64_t>{1, 3}, {7, 512}, {131, 1100}, {270, 40}}) {
-      constexpr size_t kRows = 260;  // more than one block of rows
-      const size_t outs = static_cast<size_t>(out), ins = static_cast<size_t>(in);
-      std::vector<char> memory(static_cast<size_t>(out * in + out) * dtype_bytes(dtype));
-      Product p;
-      p.weight = View{memory.data(), dtype, {out, in}};
-      p.bias = View{memory.data() + static_cast<size_t>(out * in) * dtype_bytes(dtype), dtype, {out}};
-      for (int64_t i = 0; i < out * in + out; ++i) put(p.weight, i, uniform(random));
-      std::vector<float> x(kRows * ins), before(kRows * outs);
-      for (float& f : x) f = uniform(random);
-      for (float& f : before) f = uniform(random);
-      p.x_stride = ins;
-      p.y_stride = outs;
-      p.add = true;
-      std::vector<float> alone = before;
-      for (size_t r = 0; r < kRows; ++r) {
-        p.rows = 1;
-        p.x = x.data() + r * ins;
-        p.y = alone.data() + r * outs;
-        multiply(p, 0, outs, scratch.data());
-      }
-      for (size_t rows : {2, 3, 4, 5, 6, 7, 9, 17, 260}) {
-        std::vector<float> together = before;
-        p.rows = rows;
-        p.x = x.data();
-        p.y = together.data();
-        const size_t middle = outs / 8 * 4;  // as two threads would share it
-        multiply(p, 0, middle, scratch.data());
-        multiply(p, middle, outs, scratch.data());
-        ASSERT_EQ(memcmp(together.data(), alone.data(), rows * outs * sizeof(float)), 0)
-            << dtype_name(dtype) << " " << out << " x " << in << ", " << rows << " rows";
-        ASSERT_TRUE(std::equal(together.begin() + static_cast<std::ptrdiff_t>(rows * outs), together.end(),
-                               before.begin() + static_cast<std::ptrdiff_t>(rows * outs)))
-            << "rows beyond the last were written";
-      }
+  for (auto [out, in] : {std::pair<int64_t, int64_t>{1, 3}, {7, 512}, {131, 1100}, {270, 40}}) {
+    constexpr size_t kRows = 260;  // more than one block of rows
+    const size_t outs = static_cast<size_t>(out), ins = static_cast<size_t>(in);
+    std::vector<char> memory(static_cast<size_t>(out * in + out) * dtype_bytes(dtype));
+    Product p;
+    p.weight = View{memory.data(), dtype, {out, in}};
+    p.bias = View{memory.data() + static_cast<size_t>(out * in) * dtype_bytes(dtype), dtype, {out}};
+    for (int64_t i = 0; i < out * in + out; ++i) put(p.weight, i, uniform(random));
+    std::vector<float> x(kRows * ins), before(kRows * outs);
+    for (float& f : x) f = uniform(random);
+    for (float& f : before) f = uniform(random);
+    std::vector<uint16_t> rounded(x.size());
+    if (pairs) round_to_bf16(x.data(), x.size(), rounded.data());
+    const auto from_row = [&](size_t r) {
+      p.x = x.data() + r * ins;
+      p.rounded = pairs ? rounded.data() + r * ins : nullptr;
+    };
+    p.x_stride = ins;
+    p.y_stride = outs;
+    p.add = true;
+    std::vector<float> alone = before;
+    for (size_t r = 0; r < kRows; ++r) {
+      p.rows = 1;
+      from_row(r);
+      p.y = alone.data() + r * outs;
+      multiply(p, 0, outs, scratch.data());
     }
+    for (size_t rows : {2, 3, 4, 5, 6, 7, 9, 17, 260}) {
+      std::vector<float> together = before;
+      p.rows = rows;
+      from_row(0);
+      p.y = together.data();
+      const size_t middle = outs / 8 * 4;  // as two threads would share it
+      multiply(p, 0, middle, scratch.data());
+      multiply(p, middle, outs, scratch.data());
+      ASSERT_EQ(memcmp(together.data(), alone.data(), rows * outs * sizeof(float)), 0)
+          << dtype_name(dtype) << " " << out << " x " << in << ", " << rows << " rows";
+      ASSERT_TRUE(std::equal(together.begin() + static_cast<std::ptrdiff_t>(rows * outs), together.end(),
+                             before.begin() + static_cast<std::ptrdiff_t>(rows * outs)))
+          << "rows beyond the last were written";
+    }
+  }
+}
+
+TEST(CpuProduct, ARowsBitsAreTheSameStreamedAndInBlocks) {
+  for (DType dtype : kDTypes) expect_the_bits_of_rows_alone(dtype, false);
+}
+
+TEST(CpuProduct, ARowsBitsAreTheSameStreamedAndInBlocksByPairs) {
+  if (!has_pairs()) GTEST_SKIP() << "this CPU does not multiply pairs of bf16";
+  expect_the_bits_of_rows_alone(DType::bf16, true);
+}
+
+TEST(CpuProduct, ActivationsOfPairsAreRoundedToNearestEven) {
+  if (!has_pairs()) GTEST_SKIP() << "this CPU does not multiply pairs of bf16";
+  std::vector<float> x = {1.00390625f, 1.01171875f, -1.00390625f, 3.4e38f, kNan, -0.0f};
+  x.push_back(std::numeric_limits<float>::infinity());
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  for (int i = 0; i < 1000; ++i) x.push_back(normal(random));
+  std::vector<uint16_t> found(x.size() + 1, 0x1234);
+  round_to_bf16(x.data(), x.size(), found.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const bool nan = x[i] != x[i];
+    EXPECT_TRUE(nan ? std::isnan(f32_from_bf16(found[i])) : found[i] == bf16_from_f32(x[i])) << x[i];
+  }
+  EXPECT_EQ(found.back(), 0x1234) << "written beyond the last";
 }
 
 TEST(CpuRows, NaNInOneRowLeavesTheOthersBitsAlone) {

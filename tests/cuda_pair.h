@@ -193,7 +193,7 @@ class Pair {
     std::vector<int32_t> all(static_cast<size_t>(c.rows));
     std::iota(all.begin(), all.end(), 0);
     set_logit_rows(all);
-    cpu.ops = make_cpu_ops(cpu.dims, cpu.buffers, cpu.model, 1);
+    cpu.ops = make_cpu_ops(cpu.dims, cpu.buffers, cpu.model, 1, {.pairs = false});
     cuda.ops = make_cuda_ops(cuda.dims, cuda.buffers, cuda.model, cuda_device().stream());
   }
 

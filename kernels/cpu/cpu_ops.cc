@@ -50,24 +50,28 @@ class CpuOps final : public Ops {
   std::string kernels(Verb verb, Bucket) const override {
     switch (verb) {
       case Verb::Embed: return "embed";
-      case Verb::Qkv: return "rms_norm + multiply + rotate + append";
+      case Verb::Qkv: return "rms_norm + " + multiplied() + " + rotate + append";
       case Verb::Attend: return "attend";
-      case Verb::GateUp: return "rms_norm + multiply + silu_mul";
-      case Verb::Logits: return "rms_norm + multiply";
+      case Verb::GateUp: return "rms_norm + " + multiplied() + " + silu_mul";
+      case Verb::Logits: return "rms_norm + " + multiplied();
       case Verb::Sample: return "sample";
-      default: return "multiply";
+      default: return multiplied();
     }
   }
 
-  CpuOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, int threads,
-         int64_t worth_sharing_ns)
+  CpuOps(const StepDims& dims, const StepBuffers& buffers, const Model& model, int threads, CpuForms forms)
       : d_(dims),
         b_(buffers),
         model_(model),
         weight_bytes_(weight_bytes(model)),
-        worth_sharing_ns_(worth_sharing_ns),
+        pairs_(forms.pairs && dims.weight_dtype == DType::bf16 && has_pairs()),
+        worth_sharing_ns_(forms.worth_sharing_ns),
         pool_(threads),
         active_(static_cast<size_t>(dims.max_rows())),
+        rounded_(pairs_ ? static_cast<size_t>(
+                              dims.max_rows() *
+                              std::max({dims.hidden_size, dims.q_size(), dims.intermediate_size}))
+                        : 0),
         cos_sin_(static_cast<size_t>(pool_.threads()),
                  std::vector<float>(static_cast<size_t>(dims.head_dim))),
         attend_scratch_(static_cast<size_t>(pool_.threads()),
@@ -123,7 +127,7 @@ class CpuOps final : public Ops {
   void gate_up(Bucket bucket, const Layer& layer) override {
     norm_rows(bucket.rows, layer.mlp_norm, [](int64_t r) { return r; });
     const int64_t F = d_.intermediate_size;
-    const Product p = make_product(b_.norm, layer.gate_up, bucket.rows, b_.gate_up, false);
+    const Product p = prepare(b_.norm, layer.gate_up, bucket.rows, b_.gate_up, false);
     // A thread makes the gates and the ups of its own range, so that it can join them without waiting for
     // another.
     share(groups(F), work_of(layer.gate_up, bucket.rows), [&](int64_t begin, int64_t end, int thread) {
@@ -191,10 +195,21 @@ class CpuOps final : public Ops {
     return {elements * rows, elements * static_cast<int64_t>(dtype_bytes(linear.weight.dtype))};
   }
 
-  static Product make_product(const View& in, const Linear& linear, int64_t rows, const View& out, bool add) {
+  std::string multiplied() const { return pairs_ ? "multiply_pairs" : "multiply"; }
+
+  // Rounds the activations where products take them so.
+  Product prepare(const View& in, const Linear& linear, int64_t rows, const View& out, bool add) {
+    const int64_t K = in.shape[1];
     Product p;
     p.x = in.as<float>();
-    p.x_stride = static_cast<size_t>(in.shape[1]);
+    if (pairs_) {
+      share(rows, {rows * K, 0}, [&](int64_t begin, int64_t end, int) {
+        const int64_t first = begin * K;
+        round_to_bf16(p.x + first, static_cast<size_t>((end - begin) * K), rounded_.data() + first);
+      });
+      p.rounded = rounded_.data();
+    }
+    p.x_stride = static_cast<size_t>(K);
     p.rows = static_cast<size_t>(rows);
     p.weight = linear.weight;
     p.bias = linear.bias;
@@ -205,7 +220,7 @@ class CpuOps final : public Ops {
   }
 
   void product(const View& in, const Linear& linear, int64_t rows, const View& out, bool add) {
-    const Product p = make_product(in, linear, rows, out, add);
+    const Product p = prepare(in, linear, rows, out, add);
     const int64_t outputs = linear.weight.shape[0];
     share(groups(outputs), work_of(linear, rows), [&](int64_t begin, int64_t end, int thread) {
       multiply(p, static_cast<size_t>(begin * kProductGroup),
@@ -279,9 +294,11 @@ class CpuOps final : public Ops {
   const StepBuffers b_;
   const Model model_;
   const int64_t weight_bytes_;
+  const bool pairs_;
   const int64_t worth_sharing_ns_;
   ThreadPool pool_;
-  std::vector<int32_t> active_;  // rows that attend, [R]
+  std::vector<int32_t> active_;    // rows that attend, [R]
+  std::vector<uint16_t> rounded_;  // a product's activations as bf16
   // one of each per thread
   std::vector<std::vector<float>> cos_sin_;
   std::vector<std::vector<float>> attend_scratch_;
@@ -292,7 +309,7 @@ class CpuOps final : public Ops {
 }  // namespace
 
 std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffers, const Model& model,
-                                  int threads, int64_t worth_sharing_ns) {
+                                  int threads, CpuForms forms) {
   if (dims.activation_dtype != DType::f32)
     throw Error(ErrorKind::InvalidArgument, std::string("activation_dtype: expected f32 on the CPU, found ") +
                                                 dtype_name(dims.activation_dtype));
@@ -300,7 +317,7 @@ std::unique_ptr<Ops> make_cpu_ops(const StepDims& dims, const StepBuffers& buffe
     throw Error(ErrorKind::InvalidArgument, "heads: expected a multiple of kv_heads " +
                                                 std::to_string(dims.kv_heads) + ", found " +
                                                 std::to_string(dims.heads));
-  return std::make_unique<CpuOps>(dims, buffers, model, threads, worth_sharing_ns);
+  return std::make_unique<CpuOps>(dims, buffers, model, threads, forms);
 }
 
 }  // namespace rondo

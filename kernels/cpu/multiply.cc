@@ -114,7 +114,9 @@ HWY_EXPORT(simd_name);
 void multiply_streams(const Product& product, size_t begin, size_t end) {
   HWY_DYNAMIC_DISPATCH(multiply_streams)(product, begin, end);
 }
+size_t multiply_scratch_floats() { return std::max(blocks_scratch_floats(), pairs_scratch_floats()); }
 void multiply(const Product& product, size_t begin, size_t end, float* scratch) {
+  if (product.rounded) return multiply_pairs(product, begin, end, scratch);
   if (product.rows <= kStreamedRows) return multiply_streams(product, begin, end);
   multiply_blocks(product, begin, end, scratch);
 }

@@ -22,7 +22,6 @@
 #ifndef RONDO_KERNELS_CPU_MULTIPLY_BLOCKS
 #define RONDO_KERNELS_CPU_MULTIPLY_BLOCKS
 namespace rondo {
-constexpr size_t kTileRows = 6;
 constexpr size_t kPanel = 128;     // outputs
 constexpr size_t kRowBlock = 256;  // rows whose totals wait in scratch
 constexpr size_t kLine = 16;       // floats of a cache line
@@ -30,13 +29,6 @@ constexpr size_t kStride =
     kProductChunk + kLine;  // rows a power of two apart would fight for the same cache ways
 constexpr size_t kTotals = kRowBlock * kPanel * 3 / 2;  // tiles are filled up to multiples of four
 constexpr size_t kFewestRows = 3;                       // of a tile, where rows are more than kStreamedRows
-constexpr size_t kStripRows = 2 * kTileRows;            // too few for a widened copy to pay
-
-// The first of as few equal shares of n as keep to `most`.
-constexpr size_t even_share(size_t n, size_t most) {
-  const size_t shares = (n + most - 1) / most;
-  return (n + shares - 1) / shares;
-}
 }  // namespace rondo
 #endif
 
@@ -185,21 +177,6 @@ HWY_NOINLINE void write(const Product& p, size_t row, size_t begin, size_t end, 
         finish(p, row + r, n + j, totals[r * kOutputs + j]);
 }
 
-// f(first row, how many as a constant) over 4 or more rows in even tiles: 8 rows as 4 and 4, not 6 and 2.
-template <class F>
-HWY_INLINE void by_tiles(size_t rows, const F& f) {
-  for (size_t row = 0, take; row < rows; row += take) {
-    const size_t left = rows - row;
-    take = even_share(left, kTileRows);
-    switch (take) {
-      case 3: f(row, std::integral_constant<size_t, 3>()); break;
-      case 4: f(row, std::integral_constant<size_t, 4>()); break;
-      case 5: f(row, std::integral_constant<size_t, 5>()); break;
-      default: f(row, std::integral_constant<size_t, 6>());
-    }
-  }
-}
-
 // A chunk of `outputs` rows of weights as floats, filled up with zeros to whole vectors.
 template <class T>
 HWY_NOINLINE void widen_panel(const T* weights, size_t K, size_t length, size_t outputs, float* to) {
@@ -215,7 +192,7 @@ HWY_NOINLINE void widen_panel(const T* weights, size_t K, size_t length, size_t 
 // f(first row, how many as a constant, its totals) over the tiles of a panel.
 template <class F>
 HWY_INLINE void over_totals(size_t rows, size_t outputs, float* totals, const F& f) {
-  by_tiles(rows, [&](size_t row, auto take) HWY_ATTR {
+  by_tiles<kFewestRows>(rows, [&](size_t row, auto take) HWY_ATTR {
     constexpr size_t kRows = decltype(take)::value;
     f(row, take, totals);
     totals += (outputs + kTileOutputs<kRows> - 1) / kTileOutputs<kRows> * kTileTotals<kRows>;
@@ -309,7 +286,7 @@ HWY_AFTER_NAMESPACE();
 namespace rondo {
 HWY_EXPORT(multiply_blocks);
 
-size_t multiply_scratch_floats() { return kLine + kPanel * kStride + kTileRows * kStride + kTotals; }
+size_t blocks_scratch_floats() { return kLine + kPanel * kStride + kTileRows * kStride + kTotals; }
 void multiply_blocks(const Product& product, size_t begin, size_t end, float* scratch) {
   HWY_DYNAMIC_DISPATCH(multiply_blocks)(product, begin, end, scratch);
 }

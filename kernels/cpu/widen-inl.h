@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "hwy/highway.h"
+#include "kernels/cpu/tiling.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rondo {
@@ -80,31 +81,7 @@ HWY_INLINE void with_elements(DType dtype, const void* data, const F& f) {
   }
 }
 
-// y[row, output] from its sum.
-HWY_INLINE void finish(const Product& p, size_t row, size_t output, float sum) {
-  if (p.bias)
-    with_elements(p.bias.dtype, p.bias.data,
-                  [&](auto* bias) HWY_ATTR { sum += hn::GetLane(load_first(Float(), bias + output, 1)); });
-  float& y = p.y[row * p.y_stride + output];
-  y = p.add ? y + sum : sum;
-}
-
-// f(n, step, count): outputs n, n + step, ... to be summed at a time, `count` of them, at most kStreams,
-// until all of begin .. end - 1 were. Rows of weights next to one another would be short streams, which the
-// hardware's prefetcher loses at every row's end; so the outputs at a time are a quarter of a block apart,
-// and a stream runs on for 32 rows.
-constexpr size_t kStreams = 4;
-template <class F>
-HWY_INLINE void by_streams(size_t begin, size_t end, const F& f) {
-  constexpr size_t kBlock = 32 * kStreams;
-  for (size_t n = begin; n < end; n += kBlock) {
-    const size_t count = HWY_MIN(kBlock, end - n), step = count / kStreams, rest = count % kStreams;
-    for (size_t j = 0; j < step; ++j) f(n + j, step, kStreams);
-    if (rest > 0) f(n + kStreams * step, 1, rest);
-  }
-}
-
-// Four streams ask for what they come to 1 KiB later, once per kUnroll vectors.
+// Four streams ask for what they come to later, once per kUnroll vectors.
 constexpr size_t kUnroll = 4;
 template <size_t kBytes>
 HWY_INLINE void fetch(const char* p) {
@@ -114,7 +91,7 @@ HWY_INLINE void fetch(const char* p) {
 template <class T>
 HWY_INLINE void fetch_ahead(const T* p0, const T* p1, const T* p2, const T* p3) {
   for (const T* p : {p0, p1, p2, p3})
-    fetch<kUnroll * kMaxLanes * sizeof(T)>(reinterpret_cast<const char*>(p) + 1024);
+    fetch<kUnroll * kMaxLanes * sizeof(T)>(reinterpret_cast<const char*>(p) + kFetchAhead);
 }
 
 }  // namespace HWY_NAMESPACE

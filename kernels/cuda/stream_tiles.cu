@@ -16,9 +16,9 @@ struct Cut {
   static constexpr int kTileRows = kColumns < 64 ? 64 : 128;  // of W
   static constexpr int kChunks =
       kColumns < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
-  // Steps in flight. With six of them for 16 columns a block is too large for the next kernel's to start
-  // beside it, and the step still 1.6 % faster than with five.
-  static constexpr int kDepth = kColumns < 32 ? 6 : 4;
+  // Steps in flight. With six of them for 16 columns or more a block is too large for the next kernel's to
+  // start beside it, and the step still faster than with four or five; with eight it was not.
+  static constexpr int kDepth = 6;
   static constexpr int kConsumers = kTileRows / 16;  // warps that multiply: a warpgroup for 64 rows of a tile
   // Whether it begins and ends norms: beyond, a kernel for them was faster.
   static constexpr bool kNorms = kColumns <= kBegunRows;
