@@ -32,8 +32,8 @@ struct Spec {
   int head_dim = 16, heads = 4, kv_heads = 2, page_size = 8, window = 0;
   bool bias = false, head_norm = false;
   int hidden = 72, intermediate = 104, vocab = 203, threads = 2;  // no multiple of a vector
-  int64_t worth_sharing_ns = 0;  // small as they are, they are shared
-  bool pairs = true;             // of bf16, where the CPU multiplies them
+  int64_t worth_sharing_ns = 0;                                   // small as they are, they are shared
+  bool pairs = true;                                              // of bf16, where the CPU multiplies them
 };
 
 inline void PrintTo(const Spec& s, std::ostream* out) {

@@ -221,8 +221,7 @@ TEST_P(CpuVerbs, ProductsAndLogits) {
     const float* norm = t.b.norm.as<float>() + r * H;
     expect_rms_norm(t.b.x.as<float>() + r * H, l.mlp_norm, t.m.rms_norm_eps, H, norm);
     for (int64_t n = 0; n < F; ++n) {
-      const Bounded gate = dot(t, norm, l.gate_up, n),
-                    up = dot(t, norm, l.gate_up, F + n);
+      const Bounded gate = dot(t, norm, l.gate_up, n), up = dot(t, norm, l.gate_up, F + n);
       const double silu = gate.value / (1 + std::exp(-gate.value)), want = silu * up.value;
       const double error = 1.1 * gate.error * std::fabs(up.value) + std::fabs(silu) * up.error +
                            1.1 * gate.error * up.error + 16 * kEps * std::fabs(want);  // |silu'| < 1.1

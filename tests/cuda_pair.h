@@ -238,7 +238,8 @@ class Pair {
         for (int64_t h = 0; h < d.kv_heads; ++h) {
           for (auto* tensor : {&k, &v}) {
             const auto head = normal_numbers(random_, static_cast<size_t>(d.head_dim), 0, 1);
-            std::copy(head.begin(), head.end(), tensor->begin() + static_cast<int64_t>(place(row.slot, p, h)));
+            std::copy(head.begin(), head.end(),
+                      tensor->begin() + static_cast<int64_t>(place(row.slot, p, h)));
           }
         }
     }

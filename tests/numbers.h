@@ -1,5 +1,5 @@
-// Numbers by the million, for tests that hold one backend to another. Compiled with optimisation, which the tests
-// themselves are not.
+// Numbers by the million, for tests that hold one backend to another. Compiled with optimisation, which the
+// tests themselves are not.
 #pragma once
 
 #include <cstddef>

@@ -68,9 +68,8 @@ class CpuOps final : public Ops {
         worth_sharing_ns_(forms.worth_sharing_ns),
         pool_(threads),
         active_(static_cast<size_t>(dims.max_rows())),
-        rounded_(pairs_ ? static_cast<size_t>(
-                              dims.max_rows() *
-                              std::max({dims.hidden_size, dims.q_size(), dims.intermediate_size}))
+        rounded_(pairs_ ? static_cast<size_t>(dims.max_rows() * std::max({dims.hidden_size, dims.q_size(),
+                                                                          dims.intermediate_size}))
                         : 0),
         cos_sin_(static_cast<size_t>(pool_.threads()),
                  std::vector<float>(static_cast<size_t>(dims.head_dim))),

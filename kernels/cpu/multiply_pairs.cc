@@ -36,7 +36,8 @@ HWY_INLINE __m512i load(const Bf16* row, size_t i, size_t length) {
   return length - i < kLanes ? load_first(row + i, length - i) : _mm512_loadu_si512(row + i);
 }
 
-// kRows rows of a chunk, vector by vector next to one another, as tiles want them. Where there are fewer, the last repeats.
+// kRows rows of a chunk, vector by vector next to one another, as tiles want them. Where there are fewer, the
+// last repeats.
 template <size_t kRows>
 HWY_INLINE void pack(const Bf16* from, size_t stride, size_t rows, size_t length, Bf16* to) {
   for (size_t i = 0; i < length; i += kLanes)
@@ -167,7 +168,7 @@ void panel(const Product& p, size_t first, size_t rows, size_t begin, size_t end
                      s.weights + n * vectors(length) * kLanes);
     by_tiles<1>(rows, [&](size_t row, auto take) {
       pass<decltype(take)::value>(s, p.rounded + (first + row) * p.x_stride + k, p.x_stride, outputs, length,
-                  s.totals + row * kPanel);
+                                  s.totals + row * kPanel);
     });
   }
   by_tiles<1>(rows, [&](size_t row, auto take) {

@@ -16,7 +16,7 @@ namespace rondo {
 
 // y[r, n] = sum_k x[r, k] weight[n, k] (+ bias[n]), or y += that.
 struct Product {
-  const float* x = nullptr;  // [rows, in], `x_stride` elements from row to row
+  const float* x = nullptr;           // [rows, in], `x_stride` elements from row to row
   const uint16_t* rounded = nullptr;  // x as bf16, in place of x, for bf16 weights where has_pairs()
   size_t x_stride = 0;
   size_t rows = 0;
@@ -41,7 +41,8 @@ void multiply(const Product& product, size_t begin, size_t end, float* scratch);
 constexpr size_t kStreamedRows = 3;
 void multiply_blocks(const Product& product, size_t begin, size_t end, float* scratch);
 void multiply_streams(const Product& product, size_t begin, size_t end);
-// And where x is rounded, by an instruction that adds two products to a sum, in chunks and an order of its own.
+// And where x is rounded, by an instruction that adds two products to a sum, in chunks and an order of its
+// own.
 void multiply_pairs(const Product& product, size_t begin, size_t end, float* scratch);
 size_t blocks_scratch_floats();
 size_t pairs_scratch_floats();
