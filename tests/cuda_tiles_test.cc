@@ -1,4 +1,4 @@
-// The products by tiles (kernels/cuda/stream_tiles.cu): each output, for 5 to 64 rows, with shapes that leave
+// The products by tiles (kernels/cuda/stream_tiles.cu): each output, for 2 to 64 rows, with shapes that leave
 // parts of tiles, of steps and of blocks' shares, held to the CPU backend; and that it is this form that ran.
 #include <gtest/gtest.h>
 
@@ -153,6 +153,23 @@ TEST_P(CudaTiles, AnyNumberOfStepsIsShared) {
       pair.expect_close(x_of, tolerance(c.dtype, 1, intermediate + 2), 6 * hidden);
       pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, hidden + intermediate + 16), 6 * intermediate);
     }
+}
+
+// A few rows are streamed, unless their activations would go by phases.
+TEST_P(CudaTiles, AFewRowsAreTiledWhereTheirActivationsDoNotFitAtOnce) {
+  Case c = tiled(GetParam(), 8);
+  c.hidden = 64;
+  c.intermediate = 14336;
+  c.head_dim = 64;
+  Pair pair(c);
+  for (int rows : {2, 4}) {
+    EXPECT_EQ(pair.cuda.ops->kernels(Verb::DownProj, {rows, 1}), "stream_tiles");
+    EXPECT_EQ(pair.cuda.ops->kernels(Verb::OProj, {rows, 1}), "stream_gemm");
+    pair.set_rows(rows_of(rows));
+    for (auto view : {x_of, h_of}) pair.randomize(view, 1);
+    pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
+    pair.expect_close(x_of, tolerance(c.dtype, 1, c.intermediate + 2), rows * c.hidden);
+  }
 }
 
 // Rows that a bucket has and a step does not: whatever lies in them reaches nobody else.

@@ -7,9 +7,9 @@
 namespace rondo::cuda {
 namespace {
 
-// The rows up to which products are streamed where nobody chooses: always, and, where tiles are not taken,
-// where the activations fit in one phase. Measured with the 8B and 1B shapes on an H200; see
-// docs/performance.md.
+// The rows up to which products are streamed where nobody chooses: where the activations fit in one phase, and
+// with phases where tiles are not to be had. Without tiles, products of one phase up to eight. Measured with the
+// 8B and 1B shapes on an H200; see docs/performance.md.
 constexpr int kStreamedRows = 4;
 constexpr int kStreamedRowsInOnePhase = 8;
 // Tiles are taken up to so many rows, and beyond where W has so many elements.
@@ -87,12 +87,12 @@ std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
 
 Products::Form Products::unasked(const Product& p) const {
   const auto s = streamed(p);
-  if (s && p.rows <= kStreamedRows) return {Form::streamed};
+  const bool whole = s && (s->one || s->args.phases == 1);
+  if (whole && p.rows <= kStreamedRows) return {Form::streamed};
   const bool large = static_cast<int64_t>(p.linear.weight.shape.elements()) >= kTiledElements;
   if ((p.rows <= kTiledRows || large) && tiles(p)) return {Form::tiles};
-  const bool few =
-      p.rows <= kStreamedRowsInOnePhase && s && !s->one && s->args.phases == 1 && p.verb != Verb::Logits;
-  return {few ? Form::streamed : Form::composed};
+  const bool few = whole && p.rows <= kStreamedRowsInOnePhase && p.verb != Verb::Logits;
+  return {few || (s && p.rows <= kStreamedRows) ? Form::streamed : Form::composed};
 }
 
 Products::Form Products::taken(const Product& p) const {
