@@ -4,7 +4,7 @@
 //
 // Whatever the number of rows, a chunk's sums are made in one order, so that a row's bits do not depend on
 // it: lane j of an accumulator adds elements 32 i + 2 j and 32 i + 2 j + 1 for i = 0, 1, ..., then lanes are
-// added. Subnormal products count as zero.
+// added. Subnormal numbers count as zero.
 #include "hwy/base.h"
 #include "kernels/cpu/tiling.h"
 

@@ -1,8 +1,8 @@
-// The loops that are worth SIMD, as plain functions: Highway compiles each for several instruction sets and
-// picks one when the program runs. Weights and K/V are f32, f16 or bf16 and are widened on load; sums are
-// fp32.
+// The loops that are worth SIMD, as plain functions: Highway compiles each, but for multiply_pairs.cc, for
+// several instruction sets and picks one when the program runs. Weights and K/V are f32, f16 or bf16 and are
+// widened on load; sums are fp32.
 //
-// Every result is a sum in one order that depends on its length (and on the machine's vector width) only. No
+// Every result is a sum in one order that depends on its length (and on the machine's instructions) only. No
 // tile size, number of rows, or number of threads enters, so a row's bits are the same whatever else is in
 // the step.
 #pragma once
