@@ -51,9 +51,13 @@ bool Scheduler::plan_ahead(const StepPlan& plan) {
   return true;
 }
 
-// What was decided for it is not undone: the next plan begins with it.
+// Whom it admitted and whom it preempted is not undone: the next plan begins with that. Pages for positions
+// that were not made are given back: a loop had reserved many, a step one, and the log, which tells of
+// neither, must lead to the same pages. Those of prompts were reserved when they were admitted.
 void Scheduler::fail(const StepPlan& plan, bool led) {
   drop_ahead();
+  for (Sequence* sequence : running_)
+    if (sequence->pending() == 1 && sequence->copies.empty()) pages_.trim(*sequence);
   LogEvent event;
   event.kind = LogEvent::Kind::Fail;
   event.length = static_cast<int64_t>(plan.rows.size());

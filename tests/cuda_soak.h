@@ -51,8 +51,9 @@ class CudaSoak : public CudaTiny {
     return now;
   }
 
-  // Steps, or loops of them where options_ say so, while one call in a hundred fails or none does.
-  void soak(uint64_t steps, bool calls_fail) {
+  // Steps, or loops of them where options_ say so, while one call in a hundred fails, by `seed`, or none
+  // does.
+  void soak(uint64_t steps, bool calls_fail, uint64_t seed = 45) {
     EngineOptions other = options_;
     other.device = kReference;
     other.one_launch = false;
@@ -67,7 +68,7 @@ class CudaSoak : public CudaTiny {
     int64_t heap = 0, beside = 0;
     for (uint64_t made = 0; made < steps; made = core.stats().steps) {
 #ifdef RONDO_SIMT
-      if (calls_fail) fake::fail_at_random(0.01, 45 + made, cudaErrorMemoryAllocation);
+      if (calls_fail) fake::fail_at_random(0.01, seed + made, cudaErrorMemoryAllocation);
 #endif
       if (options_.one_launch)
         serving.generate(core, replayed, made + piece, 5);
