@@ -60,8 +60,9 @@ class CudaSoak : public CudaTiny {
     Engine reference = Engine::open(config_.path(), other);
     RandomServing serving(reference, kVocab, 44);
     Replayed replayed(config_.path(), other);
-    options_.on_event = [&](const LogEvent& event) { replayed.logged(event); };
-    EngineCore core(config_.path(), options_);
+    EngineOptions logged = options_;
+    logged.on_event = [&](const LogEvent& event) { replayed.logged(event); };
+    EngineCore core(config_.path(), logged);
     serving.let_calls_fail(calls_fail);
     const uint64_t piece = std::max<uint64_t>(steps / 100, 50);
     std::optional<Held> before;
