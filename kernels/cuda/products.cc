@@ -7,9 +7,9 @@
 namespace rondo::cuda {
 namespace {
 
-// The rows up to which products are streamed where nobody chooses: where the activations fit in one phase, and
-// with phases where tiles are not to be had. Without tiles, products of one phase up to eight. Measured with the
-// 8B and 1B shapes on an H200; see docs/performance.md.
+// The rows up to which products are streamed where nobody chooses: where the activations fit in one phase,
+// and with phases where tiles are not to be had. Without tiles, products of one phase up to eight. Measured
+// with the 8B and 1B shapes on an H200; see docs/performance.md.
 constexpr int kStreamedRows = 4;
 constexpr int kStreamedRowsInOnePhase = 8;
 // Tiles are taken up to so many rows, and beyond where W has so many elements.
