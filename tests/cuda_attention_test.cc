@@ -138,6 +138,33 @@ TEST_P(CudaAttention, AttendMergesChunks) {
   check_attend(c, {{1, 1197, 2, 1}, {1, 1198, 2, 1}, {1, 1199, 2, 1}});
 }
 
+// Keys and values by the copy engine: whole boxes of positions, of which some are not the chunk's, some are
+// this step's and one may not be written yet.
+TEST_P(CudaAttention, BoxesOfPositionsReachBeyondChunksWindowsAndTheStep) {
+  if (GetParam() == DType::f32) GTEST_SKIP() << "on tensor cores alone";
+  for (auto [head_dim, page_size] : {std::pair{64, 16}, {128, 32}}) {
+    Case c;
+    c.dtype = GetParam();
+    c.hidden = 128;
+    c.head_dim = head_dim;
+    c.page_size = page_size;
+    c.max_context = 1200;
+    for (int64_t window : {0, 7, 70}) {
+      c.window = window;
+      check_attend(c, {{1, 0, 1, 1}, {1, 15, 2, 1}, {1, 16, 3, 1}, {0, 0, 0, 0}});
+      check_attend(c, {{1, 199, 1, 1}, {1, 127, 2, 1}, {1, 128, 3, 1}});
+      check_attend(c, {{1, 30, 1, 3}, {1, 31, 1, 0}, {1, 32, 1, 0}, {1, 601, 2, 1}});
+      for (int position : {0, 7, 15, 16, 63, 601}) {
+        c.qk_norm = c.bias = position % 2 == 1;
+        check_attend(c, {{1, position, 3, 1}});
+      }
+    }
+    c.window = 0;
+    check_attend(c, {{1, 1199, 2, 1}, {1, 5, 1, 1}});
+    check_attend(c, {{1, 1197, 2, 1}, {1, 1198, 2, 1}, {1, 1199, 2, 1}});
+  }
+}
+
 // The last block of every tile leaves its ticket as it found it.
 TEST_F(CudaAttentionTest, AttendTwiceMergesTwice) {
   Case c;

@@ -1,5 +1,6 @@
 // What the kernel needs.
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/attention_schedule.h"
 #include "kernels/cuda/dialect.h"
@@ -19,6 +20,12 @@ constexpr int kPadding =
     8;  // elements behind a row in shared memory, so that eight rows lie in different banks
 constexpr float kLog2E = 1.44269504f;
 
+// The pages of a layer as the copy engine takes boxes of positions from them.
+struct PageCopies {
+  TileMap keys;
+  TileMap values;
+};
+
 // -inf - -inf is NaN; a state without a position has weight 0 against any finite reference.
 __device__ __forceinline__ float reference(float m) { return m == -INFINITY ? 0.0f : m; }
 
@@ -31,6 +38,11 @@ constexpr int kStages = kMaxDim <= 64    ? 6
 // every kMaxDim / 256-th position.
 template <class T, int kMaxDim>
 struct Ring {
+  // Where in a stage's keys or values a lane's 16 bytes lie that load_matrices() is to read, of 16 dimensions
+  // from 0 on in row `row`; and of 16 dimensions k times further.
+  static __device__ __forceinline__ int lane_at(int row, int half) { return row * kRow + half * 8; }
+  static __device__ __forceinline__ int further(int at, int k) { return at + 16 * k; }
+
   static constexpr int kLanes = kMaxDim / 8, kPerTurn = 32 / kLanes;
   static constexpr int kRow = kMaxDim + kPadding;       // elements
   static constexpr int kStage = 2 * kPositions * kRow;  // keys, then values
@@ -75,6 +87,73 @@ struct Ring {
   }
 };
 
+// The same by the copy engine, for a head_dim of kMaxDim and pages of at least kPositions positions: a
+// stage's keys, and its values, are one box, of 64 dimensions of all 16 positions, then of the next 64, in
+// the engine's swizzle. A stage has whatever its positions' pages hold; settle() makes of it what it should
+// hold.
+template <class T, int kMaxDim>
+struct CopiedRing {
+  static constexpr int kTensor = kPositions * kMaxDim, kStage = 2 * kTensor;  // elements
+  static constexpr int kElements = kStages<kMaxDim> * kStage;
+  static constexpr int kBlock = 64 * kPositions;
+
+  T* base;
+  Landing* landed = nullptr;  // [kStages]
+  unsigned parities = 0;      // of each stage's next use, a bit each
+
+  static __device__ __forceinline__ int lane_at(int row, int half) { return row * 64 + (half ^ row % 8) * 8; }
+  static __device__ __forceinline__ int further(int at, int k) { return (at ^ k % 4 * 16) + k / 4 * kBlock; }
+  // Of piece `piece` of eight dimensions.
+  static __device__ __forceinline__ int piece_at(int row, int piece) {
+    return piece / 8 * kBlock + row * 64 + (piece % 8 ^ row % 8) * 8;
+  }
+
+  __device__ __forceinline__ T* keys(int stage) const { return base + stage * kStage; }
+  __device__ __forceinline__ T* values(int stage) const { return keys(stage) + kTensor; }
+
+  // One lane, before anyone waits.
+  __device__ __forceinline__ void prepare() const {
+#pragma unroll
+    for (int stage = 0; stage < kStages<kMaxDim>; ++stage) prepare_landing(landed + stage);
+    prepare_landings_done();
+  }
+  // One lane: positions at .. at + 15.
+  __device__ __forceinline__ void fetch(const AttentionArgs& a, const PageCopies& pages, const int32_t* table,
+                                        int kv_head, int stage, int at) const {
+    const int in_page = (1 << a.map.page_shift) - 1;
+    const int row =
+        ((table[at >> a.map.page_shift] * a.kv_heads + kv_head) << a.map.page_shift) + (at & in_page);
+    expect_bytes(landed + stage, kStage * sizeof(T));
+    copy_tile(keys(stage), pages.keys, row, 0, 0, 0, landed + stage, false);
+    copy_tile(values(stage), pages.values, row, 0, 0, 0, landed + stage, false);
+  }
+  // All lanes: waits for the stage, which holds positions at .. at + 15, makes values outside of the chunk 0,
+  // so that a weight of 0 makes nothing of them, and puts `newest`, this step's key and value, at its
+  // position.
+  __device__ __forceinline__ void settle(int stage, int at, const Chunk& chunk, const T* newest, int position,
+                                         int lane) {
+    wait_landed(landed + stage, static_cast<int>(parities >> stage & 1));
+    parities ^= 1u << stage;
+    const bool edge = at < chunk.tile.begin || at + kPositions > chunk.end;
+    const bool has_newest = newest && position < at + kPositions;
+    if (!edge && !has_newest) return;
+#pragma unroll 1
+    for (int i = lane; edge && i < kPositions * kMaxDim / 8; i += 32) {
+      const int row = i % kPositions, p = at + row;
+      if (p < chunk.tile.begin || p >= chunk.end)
+        *reinterpret_cast<uint4*>(values(stage) + piece_at(row, i / kPositions)) = make_uint4(0, 0, 0, 0);
+    }
+    if (has_newest)
+      for (int i = lane; i < 2 * kMaxDim / 8; i += 32) {
+        T* const to = i < kMaxDim / 8 ? keys(stage) : values(stage);
+        *reinterpret_cast<uint4*>(to + piece_at(position - at, i % (kMaxDim / 8))) =
+            reinterpret_cast<const uint4*>(newest)[i];
+      }
+    order_before_copies();
+    __syncwarp();
+  }
+};
+
 // How many query heads and rows a tile has, which is the same for all but the last heads of a large group,
 // and how many tiles there are.
 struct TileShape {
@@ -98,10 +177,12 @@ struct Softmax {
 // Makes the chunk's query heads, from `first_head` on, and where it is the tile's last, which has this step's
 // position, the new key and value of the K/V head. By all threads; seen after a barrier. What it can know
 // before the kernel before has ended it asks for before, and waits where nobody has.
+// `new_heads`: where the new key and value go in shared memory, given a head_dim of kMaxDim; where null, to
+// the ring.
 template <class T, int kMaxDim>
 __device__ __forceinline__ void make_heads(const AttentionArgs& a, const RopeAppendArgs& raw,
                                            const Chunk& chunk, const Row& row, int kv_head, int first_head,
-                                           int pairs, T* rings, T* queries, bool& waited) {
+                                           int pairs, T* rings, T* queries, T* new_heads, bool& waited) {
   using WarpRing = Ring<T, kMaxDim>;
   constexpr int kStride = kWarps * kPositions;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -141,7 +222,9 @@ __device__ __forceinline__ void make_heads(const AttentionArgs& a, const RopeApp
         page = static_cast<T*>(which ? raw.v_pages : raw.k_pages) + place;
         // A position that the ring has not come to yet is fetched from its page.
         to = page;
-        if (turn < kStages<kMaxDim>)
+        if (new_heads)
+          to = new_heads + which * kMaxDim;
+        else if (turn < kStages<kMaxDim>)
           to = (which ? newest.values(turn) : newest.keys(turn)) + behind % kPositions * WarpRing::kRow;
       }
       heads_of_row.make(k, head_of(which + pairs), x[k], to, page);
@@ -170,22 +253,31 @@ __device__ __forceinline__ void make_heads(const AttentionArgs& a, const RopeApp
 // kRaw: the step is one row, and its q, k and v are as the product left them. Each block makes the query
 // heads that it needs, and who has the last chunk of a K/V head its new key and value, which go to the page
 // too.
-template <class T, int kMaxDim, bool kRaw>
+//
+// kCopied: keys and values come by the copy engine.
+template <class T, int kMaxDim, bool kRaw, bool kCopied>
 __global__ void __launch_bounds__(kThreads, 2)
-    attention_tiles_kernel(const AttentionArgs a, const TileShape shape, const RopeAppendArgs raw) {
+    attention_tiles_kernel(const AttentionArgs a, const TileShape shape, const RopeAppendArgs raw,
+                           RONDO_GRID_CONSTANT const PageCopies pages) {
   constexpr int kSteps = kMaxDim / 16;
   constexpr int kRow = kMaxDim + kPadding;
-  using WarpRing = Ring<T, kMaxDim>;
-  RONDO_DYN_SHARED(unsigned char, shared);
-  T* const rings = reinterpret_cast<T*>(shared);                               // [kWarps, Ring]
+  using WarpRing = std::conditional_t<kCopied, CopiedRing<T, kMaxDim>, Ring<T, kMaxDim>>;
+  RONDO_TILE_SHARED(shared);
+  T* const rings = reinterpret_cast<T*>(shared);                               // [kWarps, WarpRing]
   T* const queries = rings + kWarps * WarpRing::kElements;                     // [kPairs, kRow]
   float* const warp_ml = reinterpret_cast<float*>(queries + kPairs * kRow);    // [kWarps, kPairs, 2]
-  int* const arrived = reinterpret_cast<int*>(warp_ml + kWarps * kPairs * 2);  // [1]
+  int* const arrived = reinterpret_cast<int*>(warp_ml + kWarps * kPairs * 2);  // [1], and kCopied alone:
+  T* const new_heads = kCopied ? reinterpret_cast<T*>(arrived + 4) : nullptr;  // [2, kMaxDim]
   let_next_start();
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
-  const WarpRing ring{rings + warp * WarpRing::kElements};
+  WarpRing ring{rings + warp * WarpRing::kElements};
+  if constexpr (kCopied) {
+    ring.landed = reinterpret_cast<Landing*>(new_heads + 2 * kMaxDim) + warp * kStages<kMaxDim>;
+    if (lane == 0) ring.prepare();
+    __syncwarp();
+  }
   float* const warp_o = reinterpret_cast<float*>(ring.base);  // [kPairs, kMaxDim], when the ring is done with
   const int group = a.group;
   const float scale = kLog2E / sqrtf(static_cast<float>(a.head_dim));
@@ -208,9 +300,28 @@ __global__ void __launch_bounds__(kThreads, 2)
     AsyncCopies copies;
     const int begin = chunk.begin + warp * kPositions;
     constexpr int kStride = kWarps * kPositions;
+    // Positions at .. at + 15, as far as they lie in [from, to); by the copy engine, all of them at once.
     const auto fetch = [&](int stage, int at, int from, int to) {
-      if (at < chunk.end && from < to)
+      if (at >= chunk.end || from >= to) return;
+      if constexpr (kCopied) {
+        if (lane == 0) ring.fetch(a, pages, table, kv_head, stage, at);
+      } else {
         ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
+      }
+    };
+    // What lies in [from, to) of all stages. A stage of the copy engine's comes when all of its positions do.
+    const auto fill = [&](int from, int to, bool commit) {
+#pragma unroll 1
+      for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
+        const int at = begin + stage * kStride;
+        if constexpr (kCopied) {
+          const int last = at + kPositions < chunk.end ? at + kPositions : chunk.end;
+          if (from < last && last <= to) fetch(stage, at, from, to);
+        } else {
+          if (from < at + kPositions) fetch(stage, at, from, to);
+          if (commit) copies.commit();
+        }
+      }
     };
     if constexpr (kRaw) {
       for (int i = static_cast<int>(threadIdx.x); i < kPairs * kRow / 8; i += kThreads)
@@ -218,44 +329,39 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll 1
       for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
         const int at = begin + stage * kStride;
-        if (at < chunk.end)
+        if constexpr (kCopied)
+          fetch(stage, at, 0, 1);  // the new position's place is filled by settle()
+        else if (at < chunk.end)
           ring.fetch(copies, a, chunk, table, kv_head, stage, at, 0, first_row.position, lane);
         copies.commit();
       }
-      make_heads<T, kMaxDim>(a, raw, chunk, first_row, kv_head, first_head, pairs, rings, queries, waited);
+      make_heads<T, kMaxDim>(a, raw, chunk, first_row, kv_head, first_head, pairs, rings, queries, new_heads,
+                             waited);
     } else {
       const int old = waited ? 0 : first_position_of_step(a, first_row.slot, lane);
       if (!waited) {
-#pragma unroll 1
-        for (int stage = 0; stage < kStages<kMaxDim>; ++stage)
-          fetch(stage, begin + stage * kStride, 0, chunk.end < old ? chunk.end : old);
+        fill(0, chunk.end < old ? chunk.end : old, false);
         wait_for_previous();
         waited = true;
       }
       // The queries are asked for before this step's keys and values, whose page has to be looked up first.
-      constexpr int kPieces = kPairs * WarpRing::kLanes / kThreads;
+      constexpr int kLanes = kMaxDim / 8;  // of a query
+      constexpr int kPieces = kPairs * kLanes / kThreads;
       uint4 pieces[kPieces];
 #pragma unroll
       for (int j = 0; j < kPieces; ++j) {
-        const int i = static_cast<int>(threadIdx.x) + j * kThreads, m = i / WarpRing::kLanes,
-                  dim = i % WarpRing::kLanes * 8, row = shape.row_of(m);
+        const int i = static_cast<int>(threadIdx.x) + j * kThreads, m = i / kLanes, dim = i % kLanes * 8,
+                  row = shape.row_of(m);
         pieces[j] = make_uint4(0, 0, 0, 0);
         if (m >= pairs || dim >= a.head_dim) continue;
         const int64_t r = chunk.tile.first + row, head = first_head + m - row * heads;
         pieces[j] = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
       }
-#pragma unroll 1
-      for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
-        const int at = begin + stage * kStride;
-        if (old < at + kPositions && old < chunk.end) fetch(stage, at, old, chunk.end);
-        copies.commit();
-      }
-
+      fill(old, chunk.end, true);
 #pragma unroll
       for (int j = 0; j < kPieces; ++j) {
         const int i = static_cast<int>(threadIdx.x) + j * kThreads;
-        *reinterpret_cast<uint4*>(queries + i / WarpRing::kLanes * kRow + i % WarpRing::kLanes * 8) =
-            pieces[j];
+        *reinterpret_cast<uint4*>(queries + i / kLanes * kRow + i % kLanes * 8) = pieces[j];
       }
     }
     __syncthreads();
@@ -269,8 +375,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       row_begin[h] = window_begin(a, position);
     }
     const T* const query = queries + (lane / 8 % 2 * 8 + lane % 8) * kRow + lane / 16 * 8;
-    const int key_at = (lane / 16 * 8 + lane % 8) * kRow + lane / 8 % 2 * 8;
-    const int value_at = (lane / 8 % 2 * 8 + lane % 8) * kRow + lane / 16 * 8;
+    const int key_at = WarpRing::lane_at(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const int value_at = WarpRing::lane_at(lane / 8 % 2 * 8 + lane % 8, lane / 16);
+    const bool has_new = kRaw && kCopied && chunk.index == chunk.pieces - 1;
     const T* const type = nullptr;
 
     Softmax state{{-INFINITY, -INFINITY}, {0, 0}};
@@ -283,12 +390,17 @@ __global__ void __launch_bounds__(kThreads, 2)
     int stage = 0;
 #pragma unroll 1
     for (int at = begin; at < chunk.end; at += kStride) {
-      copies.wait<kStages<kMaxDim> - 1>();
-      __syncwarp();
+      if constexpr (kCopied) {
+        ring.settle(stage, at, chunk, has_new ? new_heads : nullptr, first_row.position, lane);
+      } else {
+        copies.wait<kStages<kMaxDim> - 1>();
+        __syncwarp();
+      }
       float s[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
 #pragma unroll
       for (int k = 0; k < kSteps; ++k) {
-        const uint4 q = load_matrices(query + 16 * k), w = load_matrices(ring.keys(stage) + key_at + 16 * k);
+        const uint4 q = load_matrices(query + 16 * k),
+                    w = load_matrices(ring.keys(stage) + WarpRing::further(key_at, k));
         mma(s[0], q, make_uint2(w.x, w.y), type);
         mma(s[1], q, make_uint2(w.z, w.w), type);
       }
@@ -329,7 +441,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                  narrow2(s[1][0], s[1][1], type), narrow2(s[1][2], s[1][3], type));
 #pragma unroll
       for (int k = 0; k < kSteps; ++k) {
-        const uint4 v = load_matrices_transposed(ring.values(stage) + value_at + 16 * k);
+        const uint4 v = load_matrices_transposed(ring.values(stage) + WarpRing::further(value_at, k));
         mma(o[2 * k], p, make_uint2(v.x, v.y), type);
         mma(o[2 * k + 1], p, make_uint2(v.z, v.w), type);
       }
@@ -393,6 +505,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (d == 0) *reinterpret_cast<float2*>(a.partial_ml + at * 2) = make_float2(top, l);
       }
     }
+    if constexpr (kCopied) order_before_copies();  // warp_o's place is the next item's ring
     __syncthreads();  // before the next item's results, and all partial results are written
     if (whole) continue;
 
@@ -459,21 +572,33 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is
 }
 
-template <class T, int kMaxDim>
+template <class T, int kMaxDim, bool kCopied>
 void enqueue(const AttentionArgs& args, const TileShape& shape, const RopeAppendArgs* raw, Queue& queue) {
+  using WarpRing = std::conditional_t<kCopied, CopiedRing<T, kMaxDim>, Ring<T, kMaxDim>>;
   const auto bytes =
-      static_cast<size_t>(kWarps * Ring<T, kMaxDim>::kElements + kPairs * (kMaxDim + kPadding)) * sizeof(T) +
-      kWarps * kPairs * 2 * sizeof(float) + 16;
+      static_cast<size_t>(kWarps * WarpRing::kElements + kPairs * (kMaxDim + kPadding)) * sizeof(T) +
+      kWarps * kPairs * 2 * sizeof(float) + 16 +
+      (kCopied ? 2 * kMaxDim * sizeof(T) + kWarps * kStages<kMaxDim> * sizeof(Landing) : 0);
+  PageCopies pages{};
+  if constexpr (kCopied) {
+    const int64_t row = kMaxDim * int64_t{sizeof(T)};
+    const int64_t rows = (args.pages * args.kv_heads) << args.map.page_shift;
+    const auto map = [&](const void* base) {
+      return make_tile_map(base, {rows, kMaxDim / 64, 1, 1}, {row, 128, row, row},
+                           {kPositions, kMaxDim / 64, 1, 1});
+    };
+    pages = {map(args.k_pages), map(args.v_pages)};
+  }
   if (raw)
-    return launch_spread(queue, attention_tiles_kernel<T, kMaxDim, true>, dim3(kThreads), bytes, args, shape,
-                         *raw);
-  const auto kernel = attention_tiles_kernel<T, kMaxDim, false>;
+    return launch_spread(queue, attention_tiles_kernel<T, kMaxDim, true, kCopied>, dim3(kThreads), bytes,
+                         args, shape, *raw, pages);
+  const auto kernel = attention_tiles_kernel<T, kMaxDim, false, kCopied>;
   if (args.look_ahead)
-    return launch_spread(queue, kernel, dim3(kThreads), bytes, args, shape, RopeAppendArgs{});
+    return launch_spread(queue, kernel, dim3(kThreads), bytes, args, shape, RopeAppendArgs{}, pages);
   // Many rows are work enough for two blocks on each multiprocessor.
   allow_shared(kernel, queue.shared_limit);
   launch(queue, kernel, dim3(static_cast<unsigned>(2 * queue.multiprocessors)), dim3(kThreads), bytes, args,
-         shape, RopeAppendArgs{});
+         shape, RopeAppendArgs{}, pages);
 }
 
 }  // namespace
@@ -507,13 +632,19 @@ void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& que
   args.per_split = 1.0f / static_cast<float>(args.splits);
   const TileShape shape{heads,       rows,      rows == 1 ? 0 : (65536 + heads - 1) / heads,
                         per_kv_head, per_chunk, 1.0f / static_cast<float>(per_chunk)};
+  const bool copied = queue.tiles && 1 << args.map.page_shift >= kPositions &&
+                      (args.pages * args.kv_heads) << args.map.page_shift <= INT32_MAX;
   const auto pick = [&]<class T>(T*) {
-    if (args.head_dim <= 64)
-      enqueue<T, 64>(args, shape, raw, queue);
+    if (copied && args.head_dim == 64)
+      enqueue<T, 64, true>(args, shape, raw, queue);
+    else if (copied && args.head_dim == 128)
+      enqueue<T, 128, true>(args, shape, raw, queue);
+    else if (args.head_dim <= 64)
+      enqueue<T, 64, false>(args, shape, raw, queue);
     else if (args.head_dim <= 128)
-      enqueue<T, 128>(args, shape, raw, queue);
+      enqueue<T, 128, false>(args, shape, raw, queue);
     else
-      enqueue<T, 256>(args, shape, raw, queue);
+      enqueue<T, 256, false>(args, shape, raw, queue);
   };
   if (dtype == DType::bf16)
     pick(static_cast<__nv_bfloat16*>(nullptr));

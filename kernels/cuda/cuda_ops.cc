@@ -325,6 +325,7 @@ class CudaOps : public Ops {
     a.partial_ml = buffers_.partial_ml.as<float>();
     a.tickets = buffers_.tickets.as<int>();
     a.map = map_;
+    a.pages = dims_.pages;
     a.sliding_window = layer.sliding_window;
     a.heads = static_cast<int>(dims_.heads);
     a.kv_heads = static_cast<int>(dims_.kv_heads);

@@ -39,6 +39,14 @@ __device__ __forceinline__ void prepare_landings_done() {
 #endif
 }
 
+// What the thread wrote to shared memory before is ordered before copies that start behind a barrier after
+// this.
+__device__ __forceinline__ void order_before_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // One arrival. What the thread read and wrote before is done for those who wait for the use.
 __device__ __forceinline__ void arrive([[maybe_unused]] Landing* landing) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -100,6 +100,7 @@ struct AttentionArgs {
   float* partial_ml;    // [R * S, heads, 2]
   int* tickets;         // [R, heads], 0 between two kernels: which of a tile's blocks comes last
   PageMap map;
+  int64_t pages;           // of the layer
   int64_t sliding_window;  // 0: none
   int heads;
   int kv_heads;

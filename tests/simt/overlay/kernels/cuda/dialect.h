@@ -168,6 +168,7 @@ inline void prepare_landing(Landing* landing, int arrivals = 1, simt::Where at =
   simt::prepare_landing(landing, arrivals, at);
   *landing = simt::kPreparedLanding;
 }
+inline void order_before_copies() {}
 inline void prepare_landings_done() { simt::prepare_landings_done(); }
 
 inline void expect_bytes(Landing* landing, uint32_t bytes, simt::Where at = simt::Where::current()) {
