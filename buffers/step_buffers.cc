@@ -51,7 +51,7 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.partial_o = layout.place("split_k.o", DType::f32, {partials, d.heads, d.head_dim});
   b.partial_ml = layout.place("split_k.ml", DType::f32, {partials, d.heads, 2});
   b.tickets = layout.place("split_k.tickets", DType::i32, {R, d.heads});
-  b.product_tickets = layout.place("products.tickets", DType::i32, {kProductTickets});
+  b.product_parts = layout.place("products.parts", DType::u8, {static_cast<int64_t>(d.product_part_bytes)});
   b.logits = layout.place("logits", DType::f32, {L, d.vocab_size});
   b.sampled = layout.place("sampled", DType::u8, {L, int64_t{sizeof(Sampled)}});
   b.top = layout.place("top_tokens", DType::u8, {L, kMaxTopTokens, int64_t{sizeof(TopToken)}});
@@ -60,6 +60,12 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.loop = layout.place("loop", DType::u8, {static_cast<int64_t>(loop_bytes(d))});
   b.workspace = layout.place("workspace", DType::u8, {static_cast<int64_t>(d.workspace_bytes)});
   return b;
+}
+
+void clear_partial_results(Device& device, const StepBuffers& b) {
+  device.fill(b.tickets.data, 0, b.tickets.bytes());
+  for (const View& view : {b.partial_o, b.partial_ml, b.product_parts})
+    device.fill(view.data, 0xFF, view.bytes());
 }
 
 std::vector<KvPages> lay_out_pages(Layout& layout, const StepDims& d) {

@@ -105,6 +105,7 @@ struct StepDims {
   int page_size = 0;        // positions per page, a power of two
   int64_t pages = 0;        // of each layer, the scrap page included
   uint64_t workspace_bytes = 0;
+  uint64_t product_part_bytes = 0;
 
   int max_rows() const { return buckets.back(); }
   int slots() const { return max_sequences + 1; }
@@ -127,9 +128,8 @@ Bucket bucket_of(const StepDims& dims, int rows);
 // live length.
 int attention_splits(const StepDims& dims, int rows);
 
-// Of a matrix product, for parts of it that several blocks share: eight for each multiprocessor of the
-// largest GPU.
-constexpr int kProductTickets = 8 * 256;
+// Of a matrix product on tiles, for the sums of what several blocks share: of each multiprocessor.
+constexpr uint64_t kProductPartBytes = 64 << 10;
 // Rows of a step up to which the projection before a norm may begin it.
 constexpr int kBegunRows = 16;
 
@@ -153,9 +153,9 @@ struct StepBuffers {
   View partial_o;   // f32 [max over buckets of R * S, heads, head_dim]
   View partial_ml;  // f32 [max over buckets of R * S, heads, 2]: running maximum, sum
   View tickets;     // i32 [R, heads], 0 between two steps: who merges partial results
-  View product_tickets;  // i32 [kProductTickets], likewise, of a product's
-  View logits;           // f32 [L, V]
-  View sampled;          // u8 [L, 16], struct Sampled
+  View product_parts;  // u8 [product_part_bytes]: fp32 sums that blocks leave for one another
+  View logits;         // f32 [L, V]
+  View sampled;        // u8 [L, 16], struct Sampled
   View top;  // u8 [L, kMaxTopTokens, 8], struct TopToken: the first SlotParams::top_logprobs are valid
   View token_words;  // u32 [L, V]: what the penalties and biases of a row have to know of each token
   View scans;        // u8 [L, kScanParts, 24], struct LogitScan
@@ -163,6 +163,11 @@ struct StepBuffers {
   View workspace;    // u8 [workspace_bytes]
 };
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);
+
+// Brings what blocks of one kernel tell each other into the state that it has between two kernels: no ticket
+// drawn, all bits of partial results set, which stands for "not there".
+class Device;
+void clear_partial_results(Device& device, const StepBuffers& buffers);
 
 // The K and V pages of one layer: [pages, kv_heads, page_size, head_dim] each. Position p of a slot lies in
 // page page_tables[slot][p / page_size] at p % page_size. Keys are stored after RoPE.

@@ -21,6 +21,8 @@ namespace rondo {
 // Bytes of StepDims::workspace_bytes that the CUDA backend's GEMMs want at their largest (NVIDIA's
 // recommendation for cuBLAS on Hopper); the CPU backend wants none.
 constexpr uint64_t kCudaWorkspaceBytes = 32ull << 20;
+// Of StepDims::product_part_bytes: for the 144 multiprocessors of the largest GPU whose products go by tiles.
+constexpr uint64_t kCudaProductPartBytes = 144 * kProductPartBytes;
 
 class Ops {
  public:

@@ -200,8 +200,7 @@ void EngineCore::prepare(bool tuned) {
   // Every slot gets a valid state, the scrap slot for good: warm-up and padding rows run in it.
   backend_.device->fill(buffers_.history.data, 0, buffers_.history.bytes());
   backend_.device->fill(buffers_.biases.data, 0, buffers_.biases.bytes());
-  backend_.device->fill(buffers_.tickets.data, 0, buffers_.tickets.bytes());
-  backend_.device->fill(buffers_.product_tickets.data, 0, buffers_.product_tickets.bytes());
+  clear_partial_results(*backend_.device, buffers_);
   inputs_->begin();
   for (int slot = 0; slot < dims_.slots(); ++slot) {
     inputs_->write_slot(slot, SlotParams{}, {});

@@ -93,6 +93,7 @@ StepDims make_dims(const ModelConfig& config, DType weight_dtype, const EngineOp
   dims.max_logit_rows = options.max_logit_rows ? options.max_logit_rows : options.max_sequences;
   dims.page_size = options.page_size;
   dims.workspace_bytes = cuda ? kCudaWorkspaceBytes : 0;
+  dims.product_part_bytes = cuda ? kCudaProductPartBytes : 0;
 
   const int64_t context = options.max_context ? options.max_context : std::min(longest, kDefaultContext);
   const int64_t page = options.page_size, per_sequence = (context + page - 1) / page;

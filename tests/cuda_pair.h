@@ -67,6 +67,7 @@ inline StepDims dims_of(const Case& c, DType activation) {
   d.page_size = c.page_size;
   d.pages = 1 + c.rows * d.pages_per_slot();
   d.workspace_bytes = activation == c.dtype ? uint64_t{288 << 10} * static_cast<uint64_t>(c.rows) : 0;
+  d.product_part_bytes = activation == c.dtype ? kCudaProductPartBytes : 0;
   return d;
 }
 
@@ -128,8 +129,7 @@ struct Side {
     device->fill(step->data(), 0xFF, step->bytes());  // NaN: nothing may be read that was not written
     device->fill(pages->data(), 0xFF, pages->bytes());
     device->fill(buffers.history.data, 0, buffers.history.bytes());
-    device->fill(buffers.tickets.data, 0, buffers.tickets.bytes());
-    device->fill(buffers.product_tickets.data, 0, buffers.product_tickets.bytes());
+    clear_partial_results(*device, buffers);
   }
 
   const Layer& layer() const { return model.layers[0]; }

@@ -238,28 +238,28 @@ TEST(StreamTiles, FitTheShapesOfRealModels) {
       a.K = s.K;
       a.rows = rows;
       a.output = cuda::StreamOutput::store_f32;
-      ASSERT_TRUE(cuda::stream_tiles_fits(a, hopper, kCudaWorkspaceBytes)) << s.N << " x " << s.K;
+      ASSERT_TRUE(cuda::stream_tiles_fits(a, hopper, kCudaProductPartBytes)) << s.N << " x " << s.K;
       const int tile = rows > 32 ? 128 : 64, columns = rows > 32 ? 64 : 128;
       EXPECT_EQ(a.per_tile, (s.K + columns - 1) / columns);
       EXPECT_EQ(int64_t{a.each} * 132 + a.more, int64_t{(s.N + tile - 1) / tile} * a.per_tile);
       EXPECT_FALSE(cuda::stream_tiles_fits(a, hopper, 1 << 16)) << "no room for partial results";
       EXPECT_FALSE(cuda::stream_tiles_fits(a, cuda::Queue{nullptr, cuda::Order::early, 132, 227 << 10},
-                                           kCudaWorkspaceBytes))
+                                           kCudaProductPartBytes))
           << "no tiles there";
       cuda::StreamTilesArgs other = a;
       other.rows = 65;
-      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes));
+      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaProductPartBytes));
       other = a;
       other.K += 32;
-      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes)) << "columns by the 64";
+      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaProductPartBytes)) << "columns by the 64";
       other = a;
       other.output = cuda::StreamOutput::silu_mul;
       other.N = 2 * 1028;
-      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes)) << "pairs by the eight";
+      EXPECT_FALSE(cuda::stream_tiles_fits(other, hopper, kCudaProductPartBytes)) << "pairs by the eight";
       other = a;
       float squares = 0;
       other.squares = &squares;
-      EXPECT_EQ(cuda::stream_tiles_fits(other, hopper, kCudaWorkspaceBytes), rows <= kBegunRows);
+      EXPECT_EQ(cuda::stream_tiles_fits(other, hopper, kCudaProductPartBytes), rows <= kBegunRows);
     }
 }
 

@@ -2,10 +2,12 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cuda/attention_rings.h"
 #include "kernels/cuda/attention_schedule.h"
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
+#include "kernels/cuda/parts.h"
 #include "kernels/cuda/raw_heads.h"
 #include "kernels/cuda/reduce.h"
 
@@ -16,143 +18,10 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kPairs = 16;        // (row, query head) of a tile: the 16 side of an m16n8k16 product
 constexpr int kLongChunk = 1024;  // positions of which a block may well take several chunks
-constexpr int kPadding =
-    8;  // elements behind a row in shared memory, so that eight rows lie in different banks
 constexpr float kLog2E = 1.44269504f;
-
-// The pages of a layer as the copy engine takes boxes of positions from them.
-struct PageCopies {
-  TileMap keys;
-  TileMap values;
-};
 
 // -inf - -inf is NaN; a state without a position has weight 0 against any finite reference.
 __device__ __forceinline__ float reference(float m) { return m == -INFINITY ? 0.0f : m; }
-
-template <int kMaxDim>
-constexpr int kStages = kMaxDim <= 64    ? 6
-                        : kMaxDim <= 128 ? 3
-                                         : 2;
-
-// One warp's ring of keys and values: kStages stages of kPositions positions. A lane copies 8 dimensions of
-// every kMaxDim / 256-th position.
-template <class T, int kMaxDim>
-struct Ring {
-  // Where in a stage's keys or values a lane's 16 bytes lie that load_matrices() is to read, of 16 dimensions
-  // from 0 on in row `row`; and of 16 dimensions k times further.
-  static __device__ __forceinline__ int lane_at(int row, int half) { return row * kRow + half * 8; }
-  static __device__ __forceinline__ int further(int at, int k) { return at + 16 * k; }
-
-  static constexpr int kLanes = kMaxDim / 8, kPerTurn = 32 / kLanes;
-  static constexpr int kRow = kMaxDim + kPadding;       // elements
-  static constexpr int kStage = 2 * kPositions * kRow;  // keys, then values
-  static constexpr int kElements = kStages<kMaxDim> * kStage;
-
-  T* base;
-
-  __device__ __forceinline__ T* keys(int stage) const { return base + stage * kStage; }
-  __device__ __forceinline__ T* values(int stage) const { return keys(stage) + kPositions * kRow; }
-
-  // Positions at .. at + 15, as far as they lie in [from, to). Values outside of [begin, end) are made 0, so
-  // that a weight of 0 makes nothing of them, and so are the dimensions that there are not.
-  __device__ __forceinline__ void fetch(AsyncCopies& copies, const AttentionArgs& a, const Chunk& chunk,
-                                        const int32_t* table, int kv_head, int stage, int at, int from,
-                                        int to, int lane) const {
-    const int dim = lane % kLanes * 8, in_page = (1 << a.map.page_shift) - 1;
-    // The positions lie in one page, unless pages are shorter.
-    int64_t first = 0;
-#pragma unroll
-    for (int turn = 0; turn < kPositions / kPerTurn; ++turn) {
-      const int i = turn * kPerTurn + lane / kLanes, p = at + i;
-      T* const key = keys(stage) + i * kRow + dim;
-      T* const value = values(stage) + i * kRow + dim;
-      if (dim >= a.head_dim) {
-        *reinterpret_cast<uint4*>(key) = make_uint4(0, 0, 0, 0);
-        *reinterpret_cast<uint4*>(value) = make_uint4(0, 0, 0, 0);
-        continue;
-      }
-      if (p < chunk.tile.begin || p >= chunk.end) *reinterpret_cast<uint4*>(value) = make_uint4(0, 0, 0, 0);
-      if (turn == 0 || in_page < kPositions - 1) {
-        const int known = p < to ? p : to > 0 ? to - 1 : 0;
-        first = ((table[known >> a.map.page_shift] * static_cast<int64_t>(a.kv_heads) + kv_head)
-                 << a.map.page_shift) *
-                    a.head_dim +
-                dim;
-      }
-      if (p < from || p < chunk.tile.begin || p >= to) continue;
-      const int64_t element = first + (p & in_page) * a.head_dim;
-      copies.copy16(key, static_cast<const T*>(a.k_pages) + element);
-      copies.copy16(value, static_cast<const T*>(a.v_pages) + element);
-    }
-  }
-};
-
-// The same by the copy engine, for a head_dim of kMaxDim and pages of at least kPositions positions: a
-// stage's keys, and its values, are one box, of 64 dimensions of all 16 positions, then of the next 64, in
-// the engine's swizzle. A stage has whatever its positions' pages hold; settle() makes of it what it should
-// hold.
-template <class T, int kMaxDim>
-struct CopiedRing {
-  static constexpr int kTensor = kPositions * kMaxDim, kStage = 2 * kTensor;  // elements
-  static constexpr int kElements = kStages<kMaxDim> * kStage;
-  static constexpr int kBlock = 64 * kPositions;
-
-  T* base;
-  Landing* landed = nullptr;  // [kStages]
-  unsigned parities = 0;      // of each stage's next use, a bit each
-
-  static __device__ __forceinline__ int lane_at(int row, int half) { return row * 64 + (half ^ row % 8) * 8; }
-  static __device__ __forceinline__ int further(int at, int k) { return (at ^ k % 4 * 16) + k / 4 * kBlock; }
-  // Of piece `piece` of eight dimensions.
-  static __device__ __forceinline__ int piece_at(int row, int piece) {
-    return piece / 8 * kBlock + row * 64 + (piece % 8 ^ row % 8) * 8;
-  }
-
-  __device__ __forceinline__ T* keys(int stage) const { return base + stage * kStage; }
-  __device__ __forceinline__ T* values(int stage) const { return keys(stage) + kTensor; }
-
-  // One lane, before anyone waits.
-  __device__ __forceinline__ void prepare() const {
-#pragma unroll
-    for (int stage = 0; stage < kStages<kMaxDim>; ++stage) prepare_landing(landed + stage);
-    prepare_landings_done();
-  }
-  // One lane: positions at .. at + 15.
-  __device__ __forceinline__ void fetch(const AttentionArgs& a, const PageCopies& pages, const int32_t* table,
-                                        int kv_head, int stage, int at) const {
-    const int in_page = (1 << a.map.page_shift) - 1;
-    const int row =
-        ((table[at >> a.map.page_shift] * a.kv_heads + kv_head) << a.map.page_shift) + (at & in_page);
-    expect_bytes(landed + stage, kStage * sizeof(T));
-    copy_tile(keys(stage), pages.keys, row, 0, 0, 0, landed + stage, false);
-    copy_tile(values(stage), pages.values, row, 0, 0, 0, landed + stage, false);
-  }
-  // All lanes: waits for the stage, which holds positions at .. at + 15, makes values outside of the chunk 0,
-  // so that a weight of 0 makes nothing of them, and puts `newest`, this step's key and value, at its
-  // position.
-  __device__ __forceinline__ void settle(int stage, int at, const Chunk& chunk, const T* newest, int position,
-                                         int lane) {
-    wait_landed(landed + stage, static_cast<int>(parities >> stage & 1));
-    parities ^= 1u << stage;
-    const bool edge = at < chunk.tile.begin || at + kPositions > chunk.end;
-    const bool has_newest = newest && position < at + kPositions;
-    if (!edge && !has_newest) return;
-#pragma unroll 1
-    for (int i = lane; edge && i < kPositions * kMaxDim / 8; i += 32) {
-      const int row = i % kPositions, p = at + row;
-      if (p < chunk.tile.begin || p >= chunk.end)
-        *reinterpret_cast<uint4*>(values(stage) + piece_at(row, i / kPositions)) = make_uint4(0, 0, 0, 0);
-    }
-    if (has_newest)
-      for (int i = lane; i < 2 * kMaxDim / 8; i += 32) {
-        T* const to = i < kMaxDim / 8 ? keys(stage) : values(stage);
-        *reinterpret_cast<uint4*>(to + piece_at(position - at, i % (kMaxDim / 8))) =
-            reinterpret_cast<const uint4*>(newest)[i];
-      }
-    order_before_copies();
-    __syncwarp();
-  }
-};
 
 // How many query heads and rows a tile has, which is the same for all but the last heads of a large group,
 // and how many tiles there are.
@@ -247,8 +116,8 @@ __device__ __forceinline__ void make_heads(const AttentionArgs& a, const RopeApp
 // wrote what they hold. S = q k^T has pairs as the 16 side and positions as the 8 side; the weights 2^(s - m)
 // of two such products are, as they lie in registers, the 16 x 16 side of o = p v. The warps' results are
 // merged in shared memory. A tile of one chunk gets its o here; otherwise partial_o [R, S, heads, head_dim]
-// and partial_ml [R, S, heads, 2] (maximum, sum) are written, and the tile's last block to arrive, by its
-// ticket, merges them in the order of the chunks.
+// and partial_ml [R, S, heads, 2] (maximum, sum) are written, and merged in the order of the chunks by the
+// tile's last block to arrive, by its ticket, or where each block has one chunk, by the last chunk's.
 //
 // kRaw: the step is one row, and its q, k and v are as the product left them. Each block makes the query
 // heads that it needs, and who has the last chunk of a K/V head its new key and value, which go to the page
@@ -501,73 +370,101 @@ __global__ void __launch_bounds__(kThreads, 2)
                sum);
       } else {
         const int64_t at = partial_at(row, chunk.index, head);
-        store4(a.partial_o + at * a.head_dim + d, sum);
-        if (d == 0) *reinterpret_cast<float2*>(a.partial_ml + at * 2) = make_float2(top, l);
+        leave_part(reinterpret_cast<float4*>(a.partial_o + at * a.head_dim + d),
+                   make_float4(sum[0], sum[1], sum[2], sum[3]));
+        if (d == 0) leave_part(reinterpret_cast<float2*>(a.partial_ml) + at, make_float2(top, l));
       }
     }
     if constexpr (kCopied) order_before_copies();  // warp_o's place is the next item's ring
     __syncthreads();  // before the next item's results, and all partial results are written
     if (whole) continue;
-
-    int* const ticket = a.tickets + (static_cast<int64_t>(chunk.tile.first) * a.heads + first_head);
-    if (threadIdx.x == 0) *arrived = draw_ticket(ticket);
-    __syncthreads();
-    if (*arrived != chunk.pieces - 1) continue;
-    if (threadIdx.x == 0) *ticket = 0;  // as the next attention finds it
-    // A warp merges one pair at a time, four neighbouring dimensions a lane; lane p has piece p's weight.
+    if constexpr (kRaw) {  // each block has one chunk: the last one's takes the others' results as they come
+      if (chunk.index != chunk.pieces - 1) break;
+    } else {
+      int* const ticket = a.tickets + (static_cast<int64_t>(chunk.tile.first) * a.heads + first_head);
+      if (threadIdx.x == 0) *arrived = draw_ticket(ticket);
+      __syncthreads();
+      if (*arrived != chunk.pieces - 1) continue;
+      if (threadIdx.x == 0) *ticket = 0;  // as the next attention finds it
+    }
+    // A warp merges one pair at a time, four neighbouring dimensions a lane, or two fours; lane p has piece
+    // p's weight.
     constexpr int kTogether = 8;  // pieces in flight
+    constexpr int kHalves = kMaxDim > 128 ? 2 : 1;
 #pragma unroll 1
-    for (int i = warp; i < pairs * (kMaxDim > 128 ? 2 : 1); i += kWarps) {
-      const int m = i % pairs, d = i / pairs * 128 + lane * 4, row = shape.row_of(m);
+    for (int m = warp; m < pairs; m += kWarps) {
+      const int row = shape.row_of(m);
       const int64_t head = first_head + m - row * heads, at = partial_at(row, 0, head);
-      const bool wanted = d < a.head_dim;
-      const float* const mls = a.partial_ml + at * 2;
-      const float* from = a.partial_o + at * a.head_dim + (wanted ? d : 0);
+      float2* const mls = reinterpret_cast<float2*>(a.partial_ml) + at;
       const int64_t next = static_cast<int64_t>(a.heads) * a.head_dim;  // from a piece to the one behind it
-      float top = -INFINITY, l = 0, sum[4] = {0, 0, 0, 0};
+      float top = -INFINITY, l = 0, sum[kHalves][4] = {};
 #pragma unroll 1
       for (int base = 0; base < chunk.pieces; base += 32) {
         const int there = chunk.pieces - base < 32 ? chunk.pieces - base : 32;
         float2 ml = make_float2(-INFINITY, 0);
-        if (lane < there) ml = __ldcg(reinterpret_cast<const float2*>(mls) + (base + lane) * a.heads);
+        if (lane < there) ml = load_words(mls + (base + lane) * a.heads);
         float weight = 0;
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) {
+          const int d = half * 128 + lane * 4;
+          const bool wanted = d < a.head_dim;
+          float* from = a.partial_o + at * a.head_dim + base * next + (wanted ? d : half * 128);
 #pragma unroll 1
-        for (int first = 0; first < there; first += kTogether) {
-          float4 v[kTogether];
-#pragma unroll
-          for (int k = 0; k < kTogether; ++k) {
+          for (int first = 0; first < there; first += kTogether) {
+            float4 v[kTogether];
             // In place of a piece that is not there the last one is read again; its weight is 0.
-            v[k] = __ldcg(reinterpret_cast<const float4*>(from));
-            if (first + k + 1 < there) from += next;
-          }
-          if (first + kTogether >= there) from += next;
-          if (first == 0) {
-            const float higher = fmaxf(top, warp_reduce(ml.x, [](float x, float y) { return fmaxf(x, y); }));
-            const float keep = exp2f(top - reference(higher));
-            weight = exp2f(ml.x - reference(higher));
-            top = higher;
-            l = l * keep + weight * ml.y;
+            const auto place = [&](int k) {
+              const int piece = first + k < there ? first + k : there - 1;
+              return reinterpret_cast<float4*>(from + piece * next);
+            };
 #pragma unroll
-            for (int j = 0; j < 4; ++j) sum[j] *= keep;
-          }
+            for (int k = 0; k < kTogether; ++k) v[k] = load_words(place(k));
+            if (half == 0 && first == 0) {
+              if (lane < there) {
+                ml = take_part(mls + (base + lane) * a.heads, ml);
+                clear_part(mls + (base + lane) * a.heads);
+              }
+              __syncwarp();
+              const float higher =
+                  fmaxf(top, warp_reduce(ml.x, [](float x, float y) { return fmaxf(x, y); }));
+              const float keep = exp2f(top - reference(higher));
+              weight = exp2f(ml.x - reference(higher));
+              top = higher;
+              l = l * keep + weight * ml.y;
 #pragma unroll
-          for (int k = 0; k < kTogether; ++k) {
-            const float w = __shfl_sync(kFullWarp, weight, first + k);
-            sum[0] += w * v[k].x;
-            sum[1] += w * v[k].y;
-            sum[2] += w * v[k].z;
-            sum[3] += w * v[k].w;
+              for (int h = 0; h < kHalves; ++h)
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sum[h][j] *= keep;
+            }
+#pragma unroll
+            for (int k = 0; k < kTogether; ++k) {
+              v[k] = take_part(place(k), v[k]);
+              const float w = __shfl_sync(kFullWarp, weight, first + k);
+              sum[half][0] += w * v[k].x;
+              sum[half][1] += w * v[k].y;
+              sum[half][2] += w * v[k].z;
+              sum[half][3] += w * v[k].w;
+            }
+            __syncwarp();  // lanes of dimensions that there are not have read lane 0's
+#pragma unroll
+            for (int k = 0; k < kTogether; ++k)
+              if (wanted) clear_part(place(k));
           }
         }
       }
       const float scale_back = 1.0f / warp_reduce(l, Add());
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sum[j] *= scale_back;
-      if (wanted)
-        store4(static_cast<T*>(a.o) +
-                   ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
-               sum);
+      for (int half = 0; half < kHalves; ++half) {
+        const int d = half * 128 + lane * 4;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sum[half][j] *= scale_back;
+        if (d < a.head_dim)
+          store4(static_cast<T*>(a.o) +
+                     ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
+                 sum[half]);
+      }
     }
+    if constexpr (kRaw) break;
   }
   if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is
 }
@@ -590,8 +487,8 @@ void enqueue(const AttentionArgs& args, const TileShape& shape, const RopeAppend
     pages = {map(args.k_pages), map(args.v_pages)};
   }
   if (raw)
-    return launch_spread(queue, attention_tiles_kernel<T, kMaxDim, true, kCopied>, dim3(kThreads), bytes,
-                         args, shape, *raw, pages);
+    return launch_spread<Blocks::wait_for_lower>(queue, attention_tiles_kernel<T, kMaxDim, true, kCopied>,
+                                                 dim3(kThreads), bytes, args, shape, *raw, pages);
   const auto kernel = attention_tiles_kernel<T, kMaxDim, false, kCopied>;
   if (args.look_ahead)
     return launch_spread(queue, kernel, dim3(kThreads), bytes, args, shape, RopeAppendArgs{}, pages);

@@ -89,8 +89,12 @@ void allow_shared(void (*kernel)(P...), int bytes) {
         "cudaFuncSetAttribute");
 }
 
+// Whether blocks of a kernel wait for others of it. All are resident then before the next kernel's start, for
+// there is one for each multiprocessor; the executor runs them one after the other.
+enum class Blocks { independent, wait_for_lower };
+
 // A kernel that overlaps with others: a block for each multiprocessor, whatever there is to do.
-template <class... P, class... A>
+template <Blocks = Blocks::independent, class... P, class... A>
 void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
   if (shared_bytes > 0)
     allow_shared(kernel, queue.shared_limit);
@@ -135,15 +139,38 @@ __device__ __forceinline__ int draw_ticket([[maybe_unused]] int* ticket) {
   return before;
 }
 
-// What a ticket's word holds; what was written before the draws that it counts is then seen, after a barrier
-// or __syncwarp(). One thread.
-__device__ __forceinline__ int look_at_tickets([[maybe_unused]] const int* ticket) {
-  int drawn = 0;
+// Words that blocks of one kernel have in common while they run, each by itself: no order between any two.
+__device__ __forceinline__ void store_words([[maybe_unused]] float4* to, [[maybe_unused]] float4 v) {
 #if defined(__CUDA_ARCH__)
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(drawn) : "l"(ticket) : "memory");
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
 #endif
-  return drawn;
 }
+__device__ __forceinline__ void store_words([[maybe_unused]] float2* to, [[maybe_unused]] float2 v) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(v.x), "f"(v.y) : "memory");
+#endif
+}
+__device__ __forceinline__ float4 load_words([[maybe_unused]] const float4* from) {
+  float4 v{};
+#if defined(__CUDA_ARCH__)
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "l"(from)
+               : "memory");
+#endif
+  return v;
+}
+__device__ __forceinline__ float2 load_words([[maybe_unused]] const float2* from) {
+  float2 v{};
+#if defined(__CUDA_ARCH__)
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(from) : "memory");
+#endif
+  return v;
+}
+// In a loop that looks for such a word.
+__device__ __forceinline__ void wait_for_other_block() {}
 
 // Words in host memory that kernels and the host's threads both see. What was written before the store, and
 // by others before a __threadfence_system() and a barrier, is seen by who reads its value.

@@ -189,8 +189,7 @@ struct StreamTilesArgs {
   int K;
   int rows;             // R
   StreamOutput output;  // any but rope_append
-  float* partials;      // sums of tiles that several blocks share, of every warp of every block
-  int* tickets;         // [kProductTickets], 0 between two kernels: which of a tile's blocks comes last
+  float* parts;         // sums of tiles that several blocks share; kNotThere between two kernels
   // Of a norm that the product before has begun: `in` is x times its weight, and these are the sums of 16
   // neighbouring squares of x each. Null: `in` is taken as it is.
   const float* squares;  // [K / 16, kBegunRows]
@@ -210,8 +209,8 @@ struct StreamTilesArgs {
 };
 // Whether the kernel can do it (a device with tiles, R up to 64, K a multiple of 64, N of 8, or 16 for
 // pairs), and how.
-// `partial_bytes`: that args.partials has room for; 64 KiB for each multiprocessor are always enough.
-bool stream_tiles_fits(StreamTilesArgs& args, const Queue& queue, uint64_t partial_bytes);
+// `part_bytes`: that args.parts has room for; kProductPartBytes for each multiprocessor are always enough.
+bool stream_tiles_fits(StreamTilesArgs& args, const Queue& queue, uint64_t part_bytes);
 void enqueue_stream_tiles(DType dtype, const StreamTilesArgs& args, Queue& queue);
 bool stream_tiles_compiled();  // for the calling thread's device
 

@@ -72,8 +72,7 @@ std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
   a.K = static_cast<int>(p.linear.weight.shape[1]);
   a.rows = p.rows;
   a.output = rope ? StreamOutput::store : p.output;
-  a.partials = buffers_.workspace.as<float>();
-  a.tickets = buffers_.product_tickets.as<int>();
+  a.parts = buffers_.product_parts.as<float>();
   if (p.norm_begun) a.squares = buffers_.squares.as<const float>();
   a.eps = eps_;
   if (p.next_norm) {
@@ -81,7 +80,7 @@ std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
     a.next_in = buffers_.norm.data;
     a.next_squares = buffers_.squares.as<float>();
   }
-  if (!stream_tiles_fits(a, queue_, buffers_.workspace.bytes())) return std::nullopt;
+  if (!stream_tiles_fits(a, queue_, buffers_.product_parts.bytes())) return std::nullopt;
   return a;
 }
 

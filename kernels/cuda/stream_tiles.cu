@@ -2,6 +2,7 @@
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
+#include "kernels/cuda/parts.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/share.h"
 
@@ -35,24 +36,6 @@ struct Cut {
   static constexpr int kFactors =
       kLandings + (2 * kDepth + 2) * static_cast<int>(sizeof(Landing));  // a multiple of 16
   static constexpr int kShared = kFactors + (kNorms ? kColumns : 0) * static_cast<int>(sizeof(float));
-};
-
-// A tile's steps, and which blocks take them.
-struct TileShare {
-  Deal blocks;
-  int block;  // the calling one
-
-  // The blocks from the tile's first step to its last.
-  __device__ __forceinline__ int first(int begin) const {
-    int b = block;
-    while (blocks.begin(b) > begin) --b;
-    return b;
-  }
-  __device__ __forceinline__ int last(int end) const {
-    int b = block;
-    while (blocks.begin(b + 1) < end) ++b;
-    return b;
-  }
 };
 
 // Writes a warp's part of a tile's product: of 16 rows of W, or of eight pairs, in every row of `in`. Lanes
@@ -175,47 +158,39 @@ class Writer {
   float4 before_[kQuads];
 };
 
-// A tile's steps are several blocks'. Leaves the warp's sums for the one that comes last, and returns whether
-// that is the calling one: then the product has the sums of all, added in the order of the steps.
+// A tile's steps are several blocks', of which the first has the others' sums. Leaves the warp's sums for it
+// and returns false, or, by the first, adds those of all others, in the order of the steps.
 template <class T, int kColumns>
-__device__ __forceinline__ bool add_parts(const StreamTilesArgs& a, const TileShare& share, int tile_begin,
-                                          TileProduct<T, kColumns>& product) {
-  constexpr int kConsumers = Cut<kColumns>::kConsumers;
+__device__ __forceinline__ bool add_parts(const StreamTilesArgs& a, const Deal& blocks, int block,
+                                          int tile_begin, TileProduct<T, kColumns>& product) {
+  constexpr int kPart = kColumns / 8;  // of a lane, in fours
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int first = share.first(tile_begin), last = share.last(tile_begin + a.per_tile);
-  // Place of block b's sums of this tile: a block has two tiles at most that others share.
+  // Block b's sums: only its first tile is one that another block began.
   const auto part = [&](int b) {
-    const int slot = 2 * b + (share.blocks.begin(b) >= tile_begin ? 0 : 1);
-    return reinterpret_cast<float4*>(a.partials) +
-           static_cast<int64_t>(slot * kConsumers + warp) * (kColumns / 8) * 32 + lane;
+    return reinterpret_cast<float4*>(a.parts) + (b * Cut<kColumns>::kConsumers + warp) * kPart * 32 + lane;
   };
-  float4* const own = part(share.block);
+  if (blocks.begin(block) > tile_begin) {
+    float4* const to = part(block);
 #pragma unroll
-  for (int j = 0; j < kColumns / 8; ++j)
-    own[32 * j] = make_float4(product.sum[4 * j], product.sum[4 * j + 1], product.sum[4 * j + 2],
-                              product.sum[4 * j + 3]);
-  __syncwarp();
-  // Whoever finds all others there need not say that it has come.
-  int* const ticket = a.tickets + first * kConsumers + warp;
-  int others = 0;
-  if (lane == 0) {
-    others = look_at_tickets(ticket);
-    if (others != last - first) others = draw_ticket(ticket);
+    for (int j = 0; j < kPart; ++j)
+      leave_part(to + 32 * j, make_float4(product.sum[4 * j], product.sum[4 * j + 1], product.sum[4 * j + 2],
+                                          product.sum[4 * j + 3]));
+    return false;
   }
-  __syncwarp();  // what lane 0 has seen, all see
-  others = __shfl_sync(kFullWarp, others, 0);
-  if (others != last - first) return false;
-  if (lane == 0) *ticket = 0;
-  product.clear();
 #pragma unroll 1
-  for (int b = first; b <= last; ++b) {
-    const float4* const from = part(b);
+  for (int b = block + 1; blocks.begin(b) < tile_begin + a.per_tile; ++b) {
+    float4* const from = part(b);
+    float4 v[kPart];
 #pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-      const float4 v = __ldcg(from + 32 * j);
-      product.sum[4 * j] += v.x, product.sum[4 * j + 1] += v.y;
-      product.sum[4 * j + 2] += v.z, product.sum[4 * j + 3] += v.w;
+    for (int j = 0; j < kPart; ++j) v[j] = load_words(from + 32 * j);
+#pragma unroll
+    for (int j = 0; j < kPart; ++j) {
+      v[j] = take_part(from + 32 * j, v[j]);
+      product.sum[4 * j] += v[j].x, product.sum[4 * j + 1] += v[j].y;
+      product.sum[4 * j + 2] += v[j].z, product.sum[4 * j + 3] += v[j].w;
     }
+#pragma unroll
+    for (int j = 0; j < kPart; ++j) clear_part(from + 32 * j);
   }
   return true;
 }
@@ -254,9 +229,9 @@ __device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* fa
 // before: weights depend on nobody. It runs ahead of the warps that multiply (wgmma: W's rows are the 64
 // side, the rows of `in` the other), so that the memory is busy while these write a tile's results.
 //
-// A tile whose steps are several blocks' is finished by the last of them to come, warp by warp: the others
-// leave their sums in `partials`. They are added in the order of the steps: the same input gives the same
-// bits.
+// A tile whose steps are several blocks' is finished by the first of them, warp by warp: its steps of the
+// tile are its last ones, the others' their first ones, whose sums lie in `parts` by then. They are added in
+// the order of the steps: the same input gives the same bits.
 //
 // RMSNorm(x) W^T = ((x * norm_weight) W^T) / sqrt(mean(x^2) + eps): the product that makes x also leaves
 // x * norm_weight of the norm that comes next, and the squares of x summed over 16 neighbours each, which the
@@ -280,8 +255,10 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), 2
   float* const factors = reinterpret_cast<float*>(shared + C::kFactors);  // [kColumns]
   const bool begun = C::kNorms && a.squares;
 
-  const TileShare share{{a.each, a.more}, static_cast<int>(blockIdx.x)};
-  const int begin = share.blocks.begin(share.block), end = share.blocks.begin(share.block + 1);
+  // The first steps to the last block: who waits for others' sums waits for blocks before it.
+  const Deal blocks{a.each, a.more};
+  const int block = static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x);
+  const int begin = blocks.begin(block), end = blocks.begin(block + 1);
   const int first_tile = quotient(begin, a.tiles_per_step);
   const bool pairs = a.output == StreamOutput::silu_mul;
 
@@ -357,7 +334,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), 2
       if (++stage == kDepth) stage = 0, parity ^= 1;
     }
     Writer<T, kColumns> writer(a, (tile * kConsumers + warp) * units_of_warp);
-    if (!whole && !add_parts(a, share, tile_begin, product)) continue;
+    if (!whole && !add_parts(a, blocks, block, tile_begin, product)) continue;
     if (begun) wait_landed(factors_made, 0);
     writer.write(product, scratch, begun ? factors : nullptr);
   }
@@ -378,7 +355,7 @@ void for_rows(int rows, F f) {
 
 bool stream_tiles_compiled() { return compiled_for_tiles(stream_tiles_kernel<__half, 8>); }
 
-bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t partial_bytes) {
+bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t part_bytes) {
   const int halves = a.output == StreamOutput::silu_mul ? 2 : 1;
   a.units = a.N / halves;
   if (!queue.tiles || a.output == StreamOutput::rope_append || a.rows < 1 || a.rows > kMaxRows || a.K % 64 ||
@@ -394,10 +371,9 @@ bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t partial_
     const int64_t steps = int64_t{(a.units + units_of_tile - 1) / units_of_tile} * a.per_tile;
     a.each = static_cast<int>(steps / queue.multiprocessors);
     a.more = static_cast<int>(steps % queue.multiprocessors);
-    const auto warps = static_cast<uint64_t>(C::kConsumers * queue.multiprocessors);
+    const auto parts = static_cast<uint64_t>(queue.multiprocessors) * C::kTileRows * n * sizeof(float);
     fits = steps < 1 << 22 &&  // beyond, quotient() is not exact
-           warps <= kProductTickets && 2 * warps * 16 * n * sizeof(float) <= partial_bytes &&
-           C::kShared <= queue.shared_limit;
+           parts <= part_bytes && C::kShared <= queue.shared_limit;
   });
   return fits;
 }
@@ -415,7 +391,9 @@ void enqueue_stream_tiles(DType dtype, const StreamTilesArgs& args, Queue& queue
         make_tile_map(a.weight, {8, a.K / 64, halves, a.units / 8}, {row, 128, a.units * row, 8 * row},
                       {8, C::kChunks, halves, C::kTileRows / 8 / halves});
     a.in_map = make_tile_map(a.in, {a.rows, a.K / 64, 1, 1}, {row, 128, row, row}, {kIn, C::kChunks, 1, 1});
-    const auto run = [&](auto kernel) { launch_spread(queue, kernel, dim3(C::kThreads), C::kShared, a); };
+    const auto run = [&](auto kernel) {
+      launch_spread<Blocks::wait_for_lower>(queue, kernel, dim3(C::kThreads), C::kShared, a);
+    };
     if (dtype == DType::bf16)
       run(stream_tiles_kernel<__nv_bfloat16, kIn>);
     else

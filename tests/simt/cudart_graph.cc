@@ -117,8 +117,8 @@ cudaError_t launch_kernel(cudaStream_t stream, KernelLaunch launch) {
   operation->type = cudaGraphNodeTypeKernel;
   operation->pointers = pointers_of(launch);
   operation->work = [function = launch.function, grid = launch.grid, block = launch.block,
-                     shared = launch.dynamic_shared,
-                     body = launch.body] { simt::run(function, grid, block, shared, body); };
+                     shared = launch.dynamic_shared, in_order = launch.in_order,
+                     body = launch.body] { simt::run(function, grid, block, shared, body, in_order); };
   operation->launch = std::move(launch);
   return submit(s, std::move(operation));
 }

@@ -98,6 +98,7 @@ struct KernelLaunch {
   const void* function = nullptr;
   dim3 grid, block;
   size_t dynamic_shared = 0;
+  bool in_order = false;          // its blocks, of which later ones wait for earlier ones
   std::shared_ptr<void> storage;  // owns the arguments' values
   std::vector<Argument> arguments;
   std::function<void()> body;  // one CUDA thread

@@ -545,7 +545,8 @@ LaunchProblem check_launch(const void* kernel, dim3 g, dim3 b, size_t dynamic_sh
   return dynamic_shared > dynamic_shared_limit(kernel) ? LaunchProblem::shared_memory : LaunchProblem::none;
 }
 
-void run(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared, const std::function<void()>& body) {
+void run(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared, const std::function<void()>& body,
+         bool in_order) {
   switch (check_launch(kernel, g, b, dynamic_shared)) {
     case LaunchProblem::none: break;
     case LaunchProblem::configuration: throw error("invalid launch configuration");
@@ -560,7 +561,7 @@ void run(const void* kernel, dim3 g, dim3 b, size_t dynamic_shared, const std::f
   } reset;
   const uint64_t blocks = uint64_t(g.x) * g.y * g.z;
   for (uint64_t k = 0; k < blocks; ++k) {
-    const uint64_t i = chosen.order == Order::reverse ? blocks - 1 - k : k;
+    const uint64_t i = chosen.order == Order::reverse && !in_order ? blocks - 1 - k : k;
     it.run_block({unsigned(i % g.x), unsigned(i / g.x % g.y), unsigned(i / (uint64_t(g.x) * g.y))});
   }
 }

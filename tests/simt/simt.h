@@ -46,8 +46,10 @@ enum class LaunchProblem { none, configuration, shared_memory };
 // memory over the kernel's limit.
 LaunchProblem check_launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared);
 
-// Runs the kernel to its end; `body` is one CUDA thread's call. Throws simt::error.
-void run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body);
+// Runs the kernel to its end; `body` is one CUDA thread's call. Blocks come in the order of the options, or
+// `in_order`, by their index. Throws simt::error.
+void run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_shared, const std::function<void()>& body,
+         bool in_order = false);
 
 constexpr size_t kMaxSharedBytes = 227 * 1024;     // a block's most, after opting in
 constexpr size_t kDefaultSharedBytes = 48 * 1024;  // without opting in

@@ -51,7 +51,9 @@ struct Queue {
 };
 
 // Queues the kernel on the stream. Throws rondo::Error, through check(), when the launch is refused.
-template <class... P, class... A>
+enum class Blocks { independent, wait_for_lower };
+
+template <Blocks kBlocks = Blocks::independent, class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
             A... args) {
   static_assert(sizeof...(P) == sizeof...(A), "a kernel takes all of its arguments");
@@ -61,6 +63,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cu
   request.grid = grid;
   request.block = block;
   request.dynamic_shared = shared_bytes;
+  request.in_order = kBlocks == Blocks::wait_for_lower;
   std::apply(
       [&](auto&... v) {
         (request.arguments.push_back({const_cast<void*>(static_cast<const void*>(&v)), sizeof v,
@@ -85,7 +88,7 @@ void allow_shared(void (*kernel)(P...), int bytes) {
         "cudaFuncSetAttribute");
 }
 
-template <class... P, class... A>
+template <Blocks kBlocks = Blocks::independent, class... P, class... A>
 void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared_bytes, A... args) {
   if (shared_bytes > 0)
     allow_shared(kernel, queue.shared_limit);
@@ -97,7 +100,8 @@ void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared
     if (shared_bytes < least) shared_bytes = least;
     queue.wide = !wide;
   }
-  launch(queue, kernel, dim3(static_cast<unsigned>(queue.multiprocessors)), block, shared_bytes, args...);
+  launch<kBlocks>(kernel, dim3(static_cast<unsigned>(queue.multiprocessors)), block, shared_bytes,
+                  queue.stream, args...);
 }
 
 inline void let_next_start() {}
@@ -110,10 +114,22 @@ inline int draw_ticket(int* ticket) {
   return before;
 }
 
-inline int look_at_tickets(const int* ticket) {
-  const int drawn = std::atomic_ref<int>(*const_cast<int*>(ticket)).load(std::memory_order_acquire);
-  __threadfence();
-  return drawn;
+template <class V>
+void store_words(V* to, V v) {
+  auto* words = reinterpret_cast<float*>(to);
+  for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i)
+    std::atomic_ref<float>(words[i]).store(reinterpret_cast<const float*>(&v)[i], std::memory_order_relaxed);
+}
+template <class V>
+V load_words(const V* from) {
+  V v;
+  auto* words = reinterpret_cast<float*>(const_cast<V*>(from));
+  for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i)
+    reinterpret_cast<float*>(&v)[i] = std::atomic_ref<float>(words[i]).load(std::memory_order_relaxed);
+  return v;
+}
+inline void wait_for_other_block(simt::Where at = simt::Where::current()) {
+  simt::fail("a block waits for a word that no block before it has left", at);
 }
 
 // Words in host memory that kernels and the host's threads both see.
