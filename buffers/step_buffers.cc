@@ -36,6 +36,7 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   StepBuffers b;
   b.rows = layout.place("inputs.rows", DType::i32, {R, 4});
   b.logit_rows = layout.place("inputs.logit_rows", DType::i32, {L});
+  b.turns = layout.place("inputs.turns", DType::i32, {2});
   b.page_tables = layout.place("inputs.page_tables", DType::i32, {d.slots(), d.pages_per_slot()});
   b.slots = layout.place("inputs.slots", DType::u8, {d.slots(), int64_t{sizeof(SlotParams)}});
   b.biases = layout.place("inputs.biases", DType::u8, {d.slots(), kMaxSlotBiases, int64_t{sizeof(SlotBias)}});

@@ -137,6 +137,7 @@ struct StepBuffers {
   // the input block: written by the host before a step, read by kernels, and by `sample` moved on to the next
   View rows;         // i32 [R, 4], struct Row
   View logit_rows;   // i32 [L]: which row each logit row takes; unused entries are 0
+  View turns;        // i32 [2]: where the next step tells what it draws (0 or 1), and where this one does
   View page_tables;  // i32 [slots, pages_per_slot]
   View slots;        // u8 [slots, 64], struct SlotParams
   View biases;       // u8 [slots, kMaxSlotBiases, 8], struct SlotBias
@@ -161,6 +162,9 @@ struct StepBuffers {
   View scans;        // u8 [L, kScanParts, 24], struct LogitScan
   View loop;         // u8: struct LoopControl, then struct LoopSlot [slots] (buffers/loop_buffers.h)
   View workspace;    // u8 [workspace_bytes]
+  // In the host's memory, where the device can write: [2, L], or null. A step tells what it draws here too,
+  // in turn: a step that is enqueued behind another must not write where the host still reads.
+  Sampled* told = nullptr;
 };
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);
 

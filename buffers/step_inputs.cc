@@ -14,7 +14,8 @@ StepInputs::StepInputs(Device& device, const StepDims& dims, const StepBuffers& 
   const auto* logit_rows = buffers.logit_rows.as<std::byte>();
   logit_rows_offset_ =
       static_cast<uint64_t>(logit_rows - rows);  // the layout places them one behind the other
-  tables_offset_ = logit_rows_offset_ + buffers.logit_rows.bytes();
+  turns_offset_ = static_cast<uint64_t>(buffers.turns.as<std::byte>() - rows);
+  tables_offset_ = turns_offset_ + buffers.turns.bytes();
   slots_offset_ = tables_offset_ + buffers.page_tables.bytes();
   biases_offset_ = slots_offset_ + buffers.slots.bytes();
   history_offset_ = biases_offset_ + buffers.biases.bytes();
@@ -39,6 +40,12 @@ std::span<Row> StepInputs::rows() {
 std::span<int32_t> StepInputs::logit_rows() {
   return {reinterpret_cast<int32_t*>(mirror() + logit_rows_offset_),
           static_cast<size_t>(dims_.max_logit_rows)};
+}
+
+void StepInputs::set_turns(int next, int current) {
+  auto* turns = reinterpret_cast<int32_t*>(mirror() + turns_offset_);
+  turns[0] = next;
+  turns[1] = current;
 }
 
 void StepInputs::write_slot(int slot, const SlotParams& params, std::span<const SlotBias> biases) {

@@ -20,8 +20,9 @@ class StepInputs {
   // 0.
   void begin();
 
-  std::span<Row> rows();            // [max_rows]
-  std::span<int32_t> logit_rows();  // [max_logit_rows]
+  std::span<Row> rows();                  // [max_rows]
+  std::span<int32_t> logit_rows();        // [max_logit_rows]
+  void set_turns(int next, int current);  // 0 or 1; 0 where nobody sets them
 
   // Between begin() and upload() or end_without_rows(), each at most once per slot:
   // a slot's parameters and biases, those held back behind the others;
@@ -31,15 +32,15 @@ class StepInputs {
   // the tokens at its first positions, which this engine's rows did not put there.
   void write_history(int slot, std::span<const int32_t> tokens);
 
-  // Enqueues rows and logit rows: one copy.
+  // Enqueues rows, logit rows and turns: one copy.
   void upload();
   // Instead, for a step whose rows are on the device already.
   void end_without_rows();
 
  private:
   struct Mirror {
-    // Rows and logit rows as they lie in the arena, then page tables, slots, biases, and one sequence's
-    // tokens.
+    // Rows, logit rows and turns as they lie in the arena, then page tables, slots, biases, and one
+    // sequence's tokens.
     std::unique_ptr<Block> block;
     std::unique_ptr<Event> copied;
   };
@@ -49,6 +50,7 @@ class StepInputs {
   StepDims dims_;
   StepBuffers buffers_;
   uint64_t logit_rows_offset_;
+  uint64_t turns_offset_;
   uint64_t tables_offset_;
   uint64_t slots_offset_;
   uint64_t biases_offset_;

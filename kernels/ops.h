@@ -64,6 +64,9 @@ class Ops {
   // raw logits, the lowest id first among equals. Logits are left as they are, so that it may run again
   // once the rows are written again.
   //
+  // Where there is `told`, it has sampled[l] too, at turn turns[1]; embed() made that turns[0], and turns[0]
+  // the other.
+  //
   // Then the row becomes its own successor, so that the next step of sequences that only decode needs nothing
   // of the host: {drawn token, position + 1, slot, run}, or the same position where the slot's last_position
   // is reached. Rows of slot 0 stay. A row that several entries name is the first one's, which alone draws:

@@ -175,8 +175,10 @@ EngineCore::EngineCore(const std::string& path, const EngineOptions& options) : 
   page_ = backend_.device->allocate_pinned(page_bytes(), "one page (pinned)");
   logits_row_ = backend_.device->allocate_pinned(static_cast<uint64_t>(dims_.vocab_size) * sizeof(float),
                                                  "logits (pinned)");
+  told_ =
+      backend_.device->allocate_pinned(results_.size() * buffers_.sampled.bytes(), "sampled tokens (pinned)");
+  buffers_.told = static_cast<Sampled*>(told_->data());
   for (Results& results : results_) {
-    results.sampled = backend_.device->allocate_pinned(buffers_.sampled.bytes(), "sampled tokens (pinned)");
     results.top = backend_.device->allocate_pinned(buffers_.top.bytes(), "top tokens (pinned)");
     results.done = backend_.device->make_event();
   }
@@ -241,6 +243,8 @@ void EngineCore::write_step(std::span<const Row> rows, std::span<const int32_t> 
   std::copy(rows.begin(), rows.end(), inputs_->rows().begin());
   std::copy(logit_rows.begin(), logit_rows.end(), inputs_->logit_rows().begin());
   for (const Sequence* sequence : sequences) write_inputs(*sequence);
+  const int turn = static_cast<int>(next_results_);
+  inputs_->set_turns(turn, turn);
   inputs_->upload();
 }
 
@@ -300,7 +304,9 @@ void EngineCore::call_back(const StepPlan& plan) {
   }
   if (!changed) return;
   guarded([&] {
-    inputs_->upload();  // the first draw has moved the rows on
+    const int turn = static_cast<int>(next_results_);
+    inputs_->set_turns(turn ^ 1, turn);  // the step has taken its own
+    inputs_->upload();                   // and its draw has moved the rows on
     ops_->sample(bucket_of(dims_, static_cast<int>(plan.rows.size())));
   });
   ++counters_.eager_samples;

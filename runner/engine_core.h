@@ -82,10 +82,10 @@ class EngineCore {
   };
 
  private:
-  // Where a step's draw is read back to. Two: one that is looked at, one for the step in flight.
+  // Where a step's draw comes back to. Two: one that is looked at, one for the step in flight; steps tell
+  // what they draw to their `told` in turn.
   struct Results {
-    std::unique_ptr<Block> sampled;  // pinned, [max_logit_rows] Sampled
-    std::unique_ptr<Block> top;      // pinned, [max_logit_rows, kMaxTopTokens] TopToken
+    std::unique_ptr<Block> top;  // pinned, [max_logit_rows, kMaxTopTokens] TopToken
     std::unique_ptr<Event> done;
   };
   // A step that was enqueued and is not committed.
@@ -150,6 +150,7 @@ class EngineCore {
   std::unique_ptr<Arena> step_;
   StepBuffers buffers_;
   std::unique_ptr<StepInputs> inputs_;
+  std::unique_ptr<Block> told_;  // pinned, [2, max_logit_rows] Sampled
   std::array<Results, 2> results_;
   size_t next_results_ = 0;
   std::unique_ptr<Block> page_;        // pinned, one page of all layers, for save() and restore()

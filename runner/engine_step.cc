@@ -21,12 +21,11 @@ bool lists_tokens(const StepPlan& plan) {
 
 }  // namespace
 
-// What the step draws goes to the results that no step in flight uses.
+// What the step draws comes to the results that no step in flight uses: the step tells it itself, all but
+// lists.
 EngineCore::Flight EngineCore::read_results(const StepPlan& plan, uint64_t launch) {
   const Flight flight{next_results_, plan.logit_rows.size(), lists_tokens(plan), launch};
   const Results& results = results_[flight.results];
-  if (flight.rows)
-    backend_.device->read(results.sampled->data(), buffers_.sampled.data, flight.rows * sizeof(Sampled));
   if (flight.listed)
     backend_.device->read(results.top->data(), buffers_.top.data,
                           flight.rows * kMaxTopTokens * sizeof(TopToken));
@@ -80,7 +79,7 @@ int EngineCore::commit(const StepPlan& plan, const Flight& flight) {
   });
   waited_for(flight.launch);
   return scheduler_->commit(
-      plan, {static_cast<const Sampled*>(results.sampled->data()), flight.rows},
+      plan, {buffers_.told + flight.results * static_cast<size_t>(dims_.max_logit_rows), flight.rows},
       {static_cast<const TopToken*>(results.top->data()), flight.listed ? flight.rows * kMaxTopTokens : 0});
 }
 

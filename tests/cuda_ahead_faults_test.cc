@@ -17,14 +17,14 @@ class CudaAheadFaults : public test::CudaTinyFaults {
 };
 
 // But at a page's edge, where its entry in the page table goes up.
-TEST_F(CudaAheadFaults, AStepAheadIsOneLaunchAndOneCopyBack) {
+TEST_F(CudaAheadFaults, AStepAheadIsOneLaunchAndNoCopyButOfNewPages) {
   Engine engine = open();
   engine.add(greedy({1}, 16));
   for (int i = 0; i < 2; ++i) engine.step();
   for (size_t length = 4; length < 16; ++length) {
     const uint64_t copies = fake::calls("cudaMemcpyAsync"), launches = fake::calls("cudaGraphLaunch");
     engine.step();
-    EXPECT_EQ(fake::calls("cudaMemcpyAsync") - copies, length == 9 ? 2u : 1u) << length;
+    EXPECT_EQ(fake::calls("cudaMemcpyAsync") - copies, length == 9 ? 1u : 0u) << length;
     EXPECT_EQ(fake::calls("cudaGraphLaunch") - launches, 1u) << length;
   }
 }
@@ -36,6 +36,7 @@ TEST_F(CudaAheadFaults, B31_WhateverFailsWithAStepInFlightTheRetryGivesTheRightT
     const auto expected = alone(engine, request), others = alone(engine, other);
     for (const char* api : {"cudaGraphLaunch", "cudaMemcpyAsync", "cudaEventRecord", "cudaEventSynchronize"})
       for (const size_t length : {4u, 8u}) {  // a step between, and one at a page's edge
+        if (length == 4 && api == std::string("cudaMemcpyAsync")) continue;  // it copies nothing
         const SequenceId id = engine.add(request), beside = engine.add(other);
         while (engine.tokens(id).size() < length) engine.step();
         const auto before = engine.tokens(id);

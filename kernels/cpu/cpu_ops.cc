@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "buffers/error.h"
@@ -86,6 +87,8 @@ class CpuOps final : public Ops {
       for (int64_t r = begin; r < end; ++r)
         widen(model_.embedding, static_cast<size_t>(row(r).token * H), static_cast<size_t>(H), x(r));
     });
+    auto* turns = b_.turns.as<int32_t>();
+    turns[1] = std::exchange(turns[0], turns[0] ^ 1);
     for (int64_t r = 0; r < bucket.rows; ++r)
       if (row(r).slot != 0) history(row(r).slot)[row(r).position] = row(r).token;
   }
@@ -166,6 +169,7 @@ class CpuOps final : public Ops {
               of.top = b_.top.as<TopToken>() + l * kMaxTopTokens;
               const Sampled drawn = sample_row(of, sample_scratch_[static_cast<size_t>(thread)]);
               b_.sampled.as<Sampled>()[l] = drawn;
+              if (b_.told) b_.told[b_.turns.as<int32_t>()[1] * d_.max_logit_rows + l] = drawn;
               if (from.slot == 0) continue;
               const int32_t moved = from.position < of.params.last_position ? 1 : 0;
               b_.rows.as<Row>()[list[l]] = {drawn.token, from.position + moved, from.slot, from.run};

@@ -103,6 +103,7 @@ class CudaOps : public Ops {
     a.history = buffers_.history.as<int32_t>();
     a.hidden_size = dims_.hidden_size;
     a.max_context = dims_.max_context;
+    a.turns = buffers_.turns.as<int32_t>();
     a.rows_in_step = bucket.rows;
     // The step's first kernel: what copies and the step before did is done when it starts.
     cuda::Queue queue = queue_;
@@ -156,6 +157,9 @@ class CudaOps : public Ops {
     a.logits = buffers_.logits.as<const float>();
     a.scans = buffers_.scans.as<LogitScan>();
     a.sampled = buffers_.sampled.as<Sampled>();
+    a.told = buffers_.told;
+    a.turns = buffers_.turns.as<const int32_t>();
+    a.told_stride = dims_.max_logit_rows;
     a.top = buffers_.top.as<TopToken>();
     a.vocab_size = dims_.vocab_size;
     a.max_context = dims_.max_context;

@@ -11,12 +11,17 @@ constexpr int kThreads = 128;
 // The kernel.
 //
 // x[r] = table[rows[r].token], in fp32; history[rows[r].slot] has that token at the row's position. A block
-// per multiprocessor, of 128 threads, 8 elements a thread and turn. Padding rows, which all have one place,
+// per multiprocessor, of 128 threads, 8 elements a thread and turn. The next turn becomes this step's. Padding rows, which all have one place,
 // write none.
 template <class T>
 __global__ void __launch_bounds__(kThreads) embed_kernel(const EmbedArgs a) {
   let_next_start();
   wait_for_previous();
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    const int32_t turn = a.turns[0];
+    a.turns[0] = turn ^ 1;
+    a.turns[1] = turn;
+  }
   const int64_t pieces = a.hidden_size / 8;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < a.rows_in_step * pieces;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {

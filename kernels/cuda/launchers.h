@@ -36,6 +36,7 @@ struct EmbedArgs {
   const void* table;  // T [V, H]
   float* x;           // [R, H]
   int32_t* history;   // [slots, max_context]
+  int32_t* turns;     // [2]
   int64_t hidden_size;
   int64_t max_context;
   int rows_in_step;  // R
@@ -224,6 +225,9 @@ struct SampleArgs {
   const float* logits;        // [L, V]
   LogitScan* scans;           // [L, kScanParts]
   Sampled* sampled;           // [L]
+  Sampled* told;              // [2, told_stride] in the host's memory, or null
+  const int32_t* turns;       // [2]: turns[1] says which half
+  int64_t told_stride;
   TopToken* top;              // [L, kMaxTopTokens]
   int64_t vocab_size;
   int64_t max_context;

@@ -119,6 +119,7 @@ struct Histogram {
 __device__ __forceinline__ void settle(const SampleArgs& a, int64_t l, int32_t at, const Row& row,
                                        const SlotParams& params, const Sampled& drawn) {
   a.sampled[l] = drawn;
+  if (a.told) a.told[a.turns[1] * a.told_stride + l] = drawn;
   if (row.slot == 0) return;
   a.rows[at] = {drawn.token, row.position + (row.position < params.last_position ? 1 : 0), row.slot, row.run};
 }

@@ -47,8 +47,6 @@ Rig::Rig(const std::string& path, const EngineOptions& options)
     : core_(path, options),
       reader_(core_.backend().make_reader()),
       sink_(device().allocate(256, "a word for the read ceiling")) {
-  for (auto& block : sampled_)
-    block = device().allocate_pinned(buffers().sampled.bytes(), "sampled tokens (pinned)");
   const Arena* pages = core_.arenas()[1];
   fill_with_numbers(pages->data(), pages->bytes());
 }
@@ -107,14 +105,6 @@ void Rig::enqueue(Mode mode, int rows) {
     step(bucket);
   else
     core_.replayer().run(bucket, step);
-}
-
-void Rig::read_sampled(int buffer, size_t rows) {
-  if (rows) device().read(sampled_[buffer]->data(), buffers().sampled.data, rows * sizeof(Sampled));
-}
-
-std::span<const Sampled> Rig::sampled(int buffer) const {
-  return {static_cast<const Sampled*>(sampled_[buffer]->data()), static_cast<size_t>(dims().max_logit_rows)};
 }
 
 std::vector<std::byte> Rig::outcome(Mode mode, const StepRows& step) {

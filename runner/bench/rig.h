@@ -40,8 +40,6 @@ class Rig {
 
   void upload(const StepRows& step);  // to the input block
   void enqueue(Mode mode, int rows);  // the step, over what was uploaded; Ahead enqueues as Replay does
-  void read_sampled(int buffer, size_t rows);  // into one of two pinned buffers
-  std::span<const Sampled> sampled(int buffer) const;
 
   // Whether eager and replay leave the same logits and tokens for `step`, bit for bit.
   bool replay_is_eager(const StepRows& step);
@@ -73,7 +71,6 @@ class Rig {
   std::unique_ptr<Reader> reader_;
   std::unique_ptr<Block> sink_;
   std::unique_ptr<Block> ceiling_memory_;
-  std::unique_ptr<Block> sampled_[2];
 };
 
 }  // namespace rondo::bench
