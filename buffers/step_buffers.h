@@ -129,7 +129,7 @@ Bucket bucket_of(const StepDims& dims, int rows);
 int attention_splits(const StepDims& dims, int rows);
 
 // Of a matrix product on tiles, for the sums of what several blocks share: of each multiprocessor.
-constexpr uint64_t kProductPartBytes = 64 << 10;
+constexpr uint64_t kProductPartBytes = 32 << 10;
 // Rows of a step up to which the projection before a norm may begin it.
 constexpr int kBegunRows = 16;
 

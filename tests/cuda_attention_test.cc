@@ -187,6 +187,7 @@ TEST_F(CudaAttentionTest, AttendTwiceMergesTwice) {
     if (turn == 0) first = o;
     EXPECT_EQ(o, first);
     EXPECT_FALSE(std::any_of(o.begin(), o.end(), [](float v) { return std::isnan(v); }));
+    s.expect_no_partial_results();
   }
 }
 

@@ -134,6 +134,14 @@ struct Side {
 
   const Layer& layer() const { return model.layers[0]; }
 
+  // Every word that a block left for another was taken, and put back.
+  void expect_no_partial_results() {
+    for (const View& view : {buffers.partial_o, buffers.partial_ml, buffers.product_parts}) {
+      const auto bytes = read(view.data, view.bytes());
+      EXPECT_TRUE(std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0xFF}; }));
+    }
+  }
+
   void write(void* to, const void* from, uint64_t bytes) {
     auto pinned = device->allocate_pinned(bytes, "test");
     std::memcpy(pinned->data(), from, bytes);

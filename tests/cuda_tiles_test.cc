@@ -152,6 +152,7 @@ TEST_P(CudaTiles, AnyNumberOfStepsIsShared) {
       });
       pair.expect_close(x_of, tolerance(c.dtype, 1, intermediate + 2), 6 * hidden);
       pair.expect_close(h_of, 2 * tolerance(c.dtype, 4, hidden + intermediate + 16), 6 * intermediate);
+      pair.cuda.expect_no_partial_results();
     }
 }
 

@@ -370,9 +370,9 @@ __global__ void __launch_bounds__(kThreads, 2)
                sum);
       } else {
         const int64_t at = partial_at(row, chunk.index, head);
-        leave_part(reinterpret_cast<float4*>(a.partial_o + at * a.head_dim + d),
-                   make_float4(sum[0], sum[1], sum[2], sum[3]));
-        if (d == 0) leave_part(reinterpret_cast<float2*>(a.partial_ml) + at, make_float2(top, l));
+        store_words(reinterpret_cast<float4*>(a.partial_o + at * a.head_dim + d),
+                    make_float4(sum[0], sum[1], sum[2], sum[3]));
+        if (d == 0) store_words(reinterpret_cast<float2*>(a.partial_ml) + at, make_float2(top, l));
       }
     }
     if constexpr (kCopied) order_before_copies();  // warp_o's place is the next item's ring
@@ -421,8 +421,8 @@ __global__ void __launch_bounds__(kThreads, 2)
             for (int k = 0; k < kTogether; ++k) v[k] = load_words(place(k));
             if (half == 0 && first == 0) {
               if (lane < there) {
-                ml = take_part(mls + (base + lane) * a.heads, ml);
-                clear_part(mls + (base + lane) * a.heads);
+                ml = wait_for_words(mls + (base + lane) * a.heads, ml);
+                put_back(mls + (base + lane) * a.heads);
               }
               __syncwarp();
               const float higher =
@@ -438,7 +438,7 @@ __global__ void __launch_bounds__(kThreads, 2)
             }
 #pragma unroll
             for (int k = 0; k < kTogether; ++k) {
-              v[k] = take_part(place(k), v[k]);
+              v[k] = wait_for_words(place(k), v[k]);
               const float w = __shfl_sync(kFullWarp, weight, first + k);
               sum[half][0] += w * v[k].x;
               sum[half][1] += w * v[k].y;
@@ -448,7 +448,7 @@ __global__ void __launch_bounds__(kThreads, 2)
             __syncwarp();  // lanes of dimensions that there are not have read lane 0's
 #pragma unroll
             for (int k = 0; k < kTogether; ++k)
-              if (wanted) clear_part(place(k));
+              if (wanted) put_back(place(k));
           }
         }
       }

@@ -89,8 +89,8 @@ void allow_shared(void (*kernel)(P...), int bytes) {
         "cudaFuncSetAttribute");
 }
 
-// Whether blocks of a kernel wait for others of it. All are resident then before the next kernel's start, for
-// there is one for each multiprocessor; the executor runs them one after the other.
+// Whether blocks of a kernel wait for others of it, which must be those with a lower index: blocks start in
+// ascending order. The executor runs such blocks in that order alone.
 enum class Blocks { independent, wait_for_lower };
 
 // A kernel that overlaps with others: a block for each multiprocessor, whatever there is to do.
@@ -126,6 +126,15 @@ __device__ __forceinline__ void let_next_start() {
 __device__ __forceinline__ void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Takes that many cycles of the multiprocessor's clock.
+__device__ __forceinline__ void pause([[maybe_unused]] int cycles) {
+#if defined(__CUDA_ARCH__)
+  const long long start = clock64();
+  while (clock64() - start < cycles) {
+  }
 #endif
 }
 

@@ -11,8 +11,8 @@ constexpr int kThreads = 128;
 // The kernel.
 //
 // x[r] = table[rows[r].token], in fp32; history[rows[r].slot] has that token at the row's position. A block
-// per multiprocessor, of 128 threads, 8 elements a thread and turn. The next turn becomes this step's. Padding rows, which all have one place,
-// write none.
+// per multiprocessor, of 128 threads, 8 elements a thread and turn. The next turn becomes this step's.
+// Padding rows, which all have one place, write none.
 template <class T>
 __global__ void __launch_bounds__(kThreads) embed_kernel(const EmbedArgs a) {
   let_next_start();

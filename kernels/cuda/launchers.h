@@ -166,8 +166,10 @@ struct StreamGemmArgs {
   int phases;           // how the columns are cut
   int phase_columns;
   int log_rows;  // rows, rounded up to a power of two
-  // By stream_row_fits(), so that no block starts with divisions: units of each block, blocks that have one
-  // more, chunks of a row of W, and 2^16 / chunks, rounded up.
+  int pause;     // cycles, see pause_of(); by stream_row_fits() too
+  // By stream_row_fits(), so that no block starts with divisions: chunks in flight per warp, units of each
+  // block, blocks that have one more, chunks of a row of W, and 2^16 / chunks, rounded up.
+  int depth;
   int each;
   int more;
   int per_row;
@@ -200,6 +202,7 @@ struct StreamTilesArgs {
   void* next_in;          // T [R, N]
   float* next_squares;    // [N / 16, kBegunRows]
   // From here on set by stream_tiles_fits(), so that no block starts with divisions.
+  int pause;     // cycles, see pause_of()
   int units;     // N, or N / 2 pairs of rows
   int per_tile;  // steps of a tile
   float tiles_per_step;
@@ -228,7 +231,7 @@ struct SampleArgs {
   Sampled* told;              // [2, told_stride] in the host's memory, or null
   const int32_t* turns;       // [2]: turns[1] says which half
   int64_t told_stride;
-  TopToken* top;              // [L, kMaxTopTokens]
+  TopToken* top;  // [L, kMaxTopTokens]
   int64_t vocab_size;
   int64_t max_context;
   int rows_in_list;  // L

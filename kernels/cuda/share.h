@@ -20,4 +20,13 @@ __device__ __forceinline__ int quotient(int n, float reciprocal) {
   return static_cast<int>((static_cast<float>(n) + 0.5f) * reciprocal);
 }
 
+// Of a block, in bytes: two fit on a multiprocessor, this kernel's and the next one's.
+constexpr int kSharedBudget = 112 << 10;
+
+// A block of a kernel that overlaps is there when the last but one has ended: just then the kernel before it
+// asks for its activations, and what is asked for first comes first. So such a block asks for a part of the
+// weights that it can hold, and for the others so many cycles later; 700 to 1400 are equally good.
+constexpr int kPause = 1000;
+inline int pause_of(const Queue& queue) { return queue.order == Order::early ? kPause : 0; }
+
 }  // namespace rondo::cuda

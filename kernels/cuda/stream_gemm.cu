@@ -19,7 +19,6 @@ constexpr int kDepth = 2;  // items in flight per warp
 constexpr int kPadding =
     8;  // elements behind a row of activations, so that eight rows lie in different banks
 constexpr int kMaxRows = 8;
-constexpr int kSharedBudget = 112 << 10;  // two blocks on a multiprocessor: this kernel's and the next one's
 
 // Blocks whose registers must fit on a multiprocessor together: kernels overlap from Hopper on.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
@@ -116,8 +115,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
     copies.commit();
   };
   enter_tile();
+  if (!kPhased) {
+    fetch(0);
+    pause(a.pause);
+  }
 #pragma unroll 1
-  for (int stage = 0; stage < kDepth; ++stage) fetch(stage);
+  for (int stage = kPhased ? 0 : 1; stage < kDepth; ++stage) fetch(stage);
 
   // Activations are brought in pieces of 8 columns.
   const int pieces = a.phase_columns / 8;
@@ -292,6 +295,7 @@ bool stream_gemm_fits(StreamGemmArgs& a, const Queue& queue) {
   if (a.rows < 1 || a.rows > kMaxRows || a.K % kChunk || static_cast<int64_t>(a.N) * a.K > INT32_MAX)
     return false;
   const int chunks = a.K / kChunk;
+  a.pause = pause_of(queue);
   a.units = a.output == StreamOutput::silu_mul || a.output == StreamOutput::rope_append ? a.N / 2 : a.N;
   for (a.log_rows = 0; 1 << a.log_rows < a.rows; ++a.log_rows) {
   }

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kWarps = 16;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kDepth = 2;     // chunks in flight per warp
+// Chunks in flight per warp where two blocks fit on a multiprocessor; else one less.
+constexpr int kMostDepth = 3;
 constexpr int kChunk = 1024;  // columns of a bulk copy; a row's last one may have fewer
 constexpr int kSlab = 256;    // columns that two products take
 
@@ -30,7 +31,7 @@ __device__ __forceinline__ uint4 as_16_side(uint4 v) { return make_uint4(v.x, v.
 // out = f(in W^T), W [N, K], for one row, at the speed at which W can be read: each row of W lies in one
 // piece, so it comes by bulk copies of kChunk columns, and a block's rows one behind the other. Grid: a block
 // per multiprocessor, of 16 warps; a block takes an even share of the units, and its warps their chunks in
-// turn. Each warp has a ring of kDepth chunks in flight, and fills it before it waits for the kernel before:
+// turn. Each warp has a ring of `depth` chunks in flight, and fills it before it waits for the kernel before:
 // weights depend on nobody.
 //
 // Products are mma.m16n8k16, sums fp32. A row of W has no seven others beside it here, so the 8 side is eight
@@ -62,11 +63,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   const int per_row = a.per_row, chunks = (units.pairs ? 2 * count : count) * per_row;
   const auto rows_in = [&](int n) { return n * a.rows_per_chunk >> 16; };  // n / per_row, up to kWarps
 
-  T* const ring = reinterpret_cast<T*>(shared) + warp * kDepth * kChunk;
-  T* const activations = reinterpret_cast<T*>(shared) + kWarps * kDepth * kChunk;  // [K]
-  Landing* const landings = reinterpret_cast<Landing*>(activations + a.K) + warp * kDepth;
-  float* const squares = reinterpret_cast<float*>(landings + (kWarps - warp) * kDepth);  // [kWarps]
-  float* const factor = squares + kWarps;                                                // [1]
+  T* const ring = reinterpret_cast<T*>(shared) + warp * a.depth * kChunk;
+  T* const activations = reinterpret_cast<T*>(shared) + kWarps * a.depth * kChunk;  // [K]
+  Landing* const landings = reinterpret_cast<Landing*>(activations + a.K) + warp * a.depth;
+  float* const squares = reinterpret_cast<float*>(landings + (kWarps - warp) * a.depth);  // [kWarps]
+  float* const factor = squares + kWarps;                                                 // [1]
   float* const partial = factor + 1;  // [rows of W, per_row]
 
   // The loading end of the ring. Rows of W in turn: all first ones of the block's pairs, then all second
@@ -91,12 +92,16 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     if (load_column >= per_row) load_column -= per_row, ++load_row;
   };
   if (lane == 0) {
-    for (int stage = 0; stage < kDepth; ++stage) prepare_landing(landings + stage);
+    for (int stage = 0; stage < a.depth; ++stage) prepare_landing(landings + stage);
     prepare_landings_done();
   }
   __syncwarp();
+  fetch(0);
 #pragma unroll 1
-  for (int stage = 0; stage < kDepth; ++stage) fetch(stage);
+  for (int stage = 1; stage < a.depth && load_chunk < chunks; ++stage) {
+    pause(a.pause);
+    fetch(stage);
+  }
 
   // What a thread's first output needs besides its sum is fetched early: what no kernel of this step writes
   // is there already.
@@ -175,7 +180,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
     }
     __syncwarp();  // before the stage is overwritten
     fetch(stage);
-    if (++stage == kDepth) stage = 0, parity ^= 1;
+    if (++stage == a.depth) stage = 0, parity ^= 1;
     // Lane (g, g / 2) has element (g, g) of the one and (g + 8, g) of the other; lane 0 adds those up.
     float v = lane / 4 % 2 ? sum[0][1] + sum[1][3] : sum[0][0] + sum[1][2];
     v += __shfl_xor_sync(kFullWarp, v, 4);
@@ -212,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
 
 size_t shared_bytes(const StreamGemmArgs& a) {
   const int rows_of_w = (a.each + (a.more ? 1 : 0)) * (a.units == a.N ? 1 : 2);
-  return static_cast<size_t>(kWarps * kDepth * (kChunk * 2 + 8) + a.K * 2 + kWarps * 4 + 4 +
+  return static_cast<size_t>(kWarps * a.depth * (kChunk * 2 + 8) + a.K * 2 + kWarps * 4 + 4 +
                              rows_of_w * a.per_row * 4);
 }
 
@@ -223,10 +228,13 @@ size_t shared_bytes(const StreamGemmArgs& a) {
 bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
   if (!queue.bulk_copies || a.rows != 1 || a.K % kSlab || a.output == StreamOutput::rope_append) return false;
   a.units = a.output == StreamOutput::silu_mul ? a.N / 2 : a.N;
+  a.pause = pause_of(queue);
   a.each = a.units / queue.multiprocessors;
   a.more = a.units % queue.multiprocessors;
   a.per_row = (a.K + kChunk - 1) / kChunk;
   a.rows_per_chunk = (65536 + a.per_row - 1) / a.per_row;
+  a.depth = kMostDepth;
+  if (shared_bytes(a) > kSharedBudget) --a.depth;
   return shared_bytes(a) <= static_cast<size_t>(queue.shared_limit);
 }
 

@@ -173,8 +173,8 @@ __device__ __forceinline__ bool add_parts(const StreamTilesArgs& a, const Deal& 
     float4* const to = part(block);
 #pragma unroll
     for (int j = 0; j < kPart; ++j)
-      leave_part(to + 32 * j, make_float4(product.sum[4 * j], product.sum[4 * j + 1], product.sum[4 * j + 2],
-                                          product.sum[4 * j + 3]));
+      store_words(to + 32 * j, make_float4(product.sum[4 * j], product.sum[4 * j + 1], product.sum[4 * j + 2],
+                                           product.sum[4 * j + 3]));
     return false;
   }
 #pragma unroll 1
@@ -185,12 +185,12 @@ __device__ __forceinline__ bool add_parts(const StreamTilesArgs& a, const Deal& 
     for (int j = 0; j < kPart; ++j) v[j] = load_words(from + 32 * j);
 #pragma unroll
     for (int j = 0; j < kPart; ++j) {
-      v[j] = take_part(from + 32 * j, v[j]);
+      v[j] = wait_for_words(from + 32 * j, v[j]);
       product.sum[4 * j] += v[j].x, product.sum[4 * j + 1] += v[j].y;
       product.sum[4 * j + 2] += v[j].z, product.sum[4 * j + 3] += v[j].w;
     }
 #pragma unroll
-    for (int j = 0; j < kPart; ++j) clear_part(from + 32 * j);
+    for (int j = 0; j < kPart; ++j) put_back(from + 32 * j);
   }
   return true;
 }
@@ -276,7 +276,8 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), 2
     if (++step == a.per_tile) step = 0, ++tile;
   };
   const bool copies = warp == kConsumers && lane == 0;
-  const int ahead = end - begin < kDepth ? end - begin : kDepth;
+  const int ahead = end - begin < kDepth ? end - begin : kDepth,
+            at_once = ahead < kDepth / 2 ? ahead : kDepth / 2;
   if (copies) {
     for (int i = 0; i < kDepth; ++i) {
       prepare_landing(&landed[i]);
@@ -284,9 +285,13 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), 2
     }
     prepare_landing(factors_made);
     prepare_landings_done();
-    for (int i = 0; i < ahead; ++i, advance()) fetch_weights(i);
+    for (int i = 0; i < at_once; ++i, advance()) fetch_weights(i);
   }
   __syncthreads();
+  if (copies) {
+    pause(a.pause);
+    for (int i = at_once; i < ahead; ++i, advance()) fetch_weights(i);
+  }
   wait_for_previous();
   if (warp == kConsumers) {
     if (copies) {
@@ -358,6 +363,7 @@ bool stream_tiles_compiled() { return compiled_for_tiles(stream_tiles_kernel<__h
 bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t part_bytes) {
   const int halves = a.output == StreamOutput::silu_mul ? 2 : 1;
   a.units = a.N / halves;
+  a.pause = pause_of(queue);
   if (!queue.tiles || a.output == StreamOutput::rope_append || a.rows < 1 || a.rows > kMaxRows || a.K % 64 ||
       a.units % 8 || (a.next_norm && (a.units % 16 || a.rows > kBegunRows)) ||
       (a.squares && a.rows > kBegunRows))

@@ -179,6 +179,16 @@ __global__ void mask_without_caller(float* out, const float* in) {
   out[threadIdx.x] = __shfl_sync(kFaulty ? 0x0000ffffu : kAllLanes, in[threadIdx.x], 0);
 }
 
+// Fault: a word of a block that comes later. Blocks run in ascending order.
+template <bool kFaulty>
+__global__ void word_of_another_block(float* out, const float* in) {
+  auto* const words = reinterpret_cast<float2*>(out);
+  const unsigned other = kFaulty ? blockIdx.x + 1 : blockIdx.x - 1;
+  rondo::cuda::store_words(words + blockIdx.x, make_float2(in[blockIdx.x], 1.0f));
+  if (other >= gridDim.x) return;
+  while (rondo::cuda::load_words(words + other).y == 0.0f) rondo::cuda::wait_for_other_block();
+}
+
 // ---- other ends
 
 template <bool kFaulty>

@@ -61,6 +61,17 @@ TEST(FaultyKernel, BarrierThatSomeThreadsNeverReach) {
   expect_error(leave_before_barrier<true>, 1, 256, "56 threads have exited, 200 wait at __syncthreads()");
   expect_error(leave_before_barrier<true>, 1, 256, "faulty_kernels.cuh:");
 }
+TEST(FaultyKernel, AWordOfABlockThatComesLater) {
+  constexpr auto kInOrder = rondo::cuda::Blocks::wait_for_lower;
+  for (const simt::Options& order : kOrders) {
+    EXPECT_EQ(run<kInOrder>(word_of_another_block<false>, 4, 1, 0, order).status, cudaSuccess);
+    const Outcome o = run<kInOrder>(word_of_another_block<true>, 4, 1, 0, order);
+    EXPECT_EQ(o.status, cudaErrorLaunchFailure);
+    EXPECT_NE(o.misuse.find("a block waits for a word that no block before it has left: block (0,0,0)"),
+              std::string::npos)
+        << o.misuse;
+  }
+}
 TEST(FaultyKernel, TwoBarriers) {
   expect_error(two_barriers<true>, 1, 256, "threads of one block meet at different __syncthreads()");
 }

@@ -27,8 +27,8 @@ struct Outcome {
   std::vector<float> out;
 };
 
-inline Outcome run(Kernel kernel, unsigned grid, unsigned block, size_t shared,
-                   const simt::Options& options) {
+template <rondo::cuda::Blocks kBlocks = rondo::cuda::Blocks::independent>
+Outcome run(Kernel kernel, unsigned grid, unsigned block, size_t shared, const simt::Options& options) {
   fake::reset();
   simt::set_options(options);
   std::vector<float> in(kValues);
@@ -36,8 +36,8 @@ inline Outcome run(Kernel kernel, unsigned grid, unsigned block, size_t shared,
   Outcome o;
   {
     simt_test::DeviceArray<float> din(in), dout(std::vector<float>(kValues, 0.0f));
-    rondo::cuda::launch(kernel, dim3(grid), dim3(block), shared, nullptr, dout.data(),
-                        static_cast<const float*>(din.data()));
+    rondo::cuda::launch<kBlocks>(kernel, dim3(grid), dim3(block), shared, nullptr, dout.data(),
+                                 static_cast<const float*>(din.data()));
     o.status = cudaStreamSynchronize(nullptr);
     if (!o.status) o.out = dout.download();
     o.misuse = fake::misuse();
