@@ -140,8 +140,11 @@ TEST_P(CudaAttention, AttendMergesChunks) {
 
 // Keys and values by the copy engine: whole boxes of positions, of which some are not the chunk's, some are
 // this step's and one may not be written yet.
-TEST_P(CudaAttention, BoxesOfPositionsReachBeyondChunksWindowsAndTheStep) {
-  if (GetParam() == DType::f32) GTEST_SKIP() << "on tensor cores alone";
+class CudaAttentionBoxes : public CudaTest, public testing::WithParamInterface<DType> {};
+INSTANTIATE_TEST_SUITE_P(DTypes, CudaAttentionBoxes, testing::Values(DType::f16, DType::bf16),
+                         [](const auto& dtype) { return dtype_name(dtype.param); });
+
+TEST_P(CudaAttentionBoxes, ReachBeyondChunksWindowsAndTheStep) {
   for (auto [head_dim, page_size] : {std::pair{64, 16}, {128, 32}}) {
     Case c;
     c.dtype = GetParam();
