@@ -91,7 +91,7 @@ class EngineCore {
   // A step that was enqueued and is not committed.
   struct Flight {
     size_t results;
-    size_t rows;  // logit rows that were read back
+    size_t rows;  // logit rows that it draws for
     bool listed;  // with the likeliest tokens
     uint64_t launch;
   };
