@@ -170,7 +170,6 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& dims);
 
 // Brings what blocks of one kernel tell each other into the state that it has between two kernels: no ticket
 // drawn, all bits of partial results set, which stands for "not there".
-class Device;
 void clear_partial_results(Device& device, const StepBuffers& buffers);
 
 // The K and V pages of one layer: [pages, kv_heads, page_size, head_dim] each. Position p of a slot lies in
