@@ -61,7 +61,7 @@ class Writer {
       if (a_.bias && pairs_) load4(static_cast<const T*>(a_.bias) + a_.units + unit_, up_bias_);
       if (begins_) load4(static_cast<const T*>(a_.next_norm) + unit_, gain_);
     }
-    if (kPasses == 1) fetch_before(0);  // else there are no registers for them yet
+    fetch_before();
   }
 
   // `scratch`: of the warp, [row of `in`, row of W], for kAtOnce rows. `factors`: of the rows' norms, or
@@ -71,7 +71,6 @@ class Writer {
     const int g = lane_ / 4, q = lane_ % 4;
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
-      if (kPasses > 1) fetch_before(pass);
       __syncwarp();  // before the scratch is written again
 #pragma unroll
       for (int j = 0; j < kAtOnce / 8; ++j)
@@ -88,7 +87,7 @@ class Writer {
           const float* const from = scratch + row(0, i) * 16 + own_unit_;
           square = write_four(r, *reinterpret_cast<const float4*>(from),
                               *reinterpret_cast<const float4*>(from + (pairs_ ? 8 : 0)),
-                              factors ? factors[r] : 1.0f, before_[i]);
+                              factors ? factors[r] : 1.0f, before_[pass * kQuads + i]);
         }
         if (begins_) {  // four lanes have a row's 16 units
           square += __shfl_xor_sync(kFullWarp, square, 1);
@@ -108,12 +107,13 @@ class Writer {
   }
   __device__ __forceinline__ int64_t place(int r) const { return static_cast<int64_t>(r) * a_.units + unit_; }
 
-  __device__ __forceinline__ void fetch_before(int pass) {
+  __device__ __forceinline__ void fetch_before() {
 #pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      before_[i] = make_float4(0, 0, 0, 0);
+    for (int j = 0; j < kPasses * kQuads; ++j) {
+      const int pass = j / kQuads, i = j % kQuads;
+      before_[j] = make_float4(0, 0, 0, 0);
       if (a_.output == StreamOutput::add_f32 && exists(pass, i))
-        before_[i] =
+        before_[j] =
             __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(a_.out) + place(row(pass, i))));
     }
   }
@@ -155,7 +155,7 @@ class Writer {
   const int own_unit_, unit_;  // the first of the lane's four: of the warp's, and of all
   float bias_[4], up_bias_[4];
   float gain_[4];  // of the norm that is begun
-  float4 before_[kQuads];
+  float4 before_[kPasses * kQuads];
 };
 
 // A tile's steps are several blocks', of which the first has the others' sums. Leaves the warp's sums for it
@@ -177,21 +177,35 @@ __device__ __forceinline__ bool add_parts(const StreamTilesArgs& a, const Deal& 
                                            product.sum[4 * j + 3]));
     return false;
   }
+  // Several blocks' at once: asked for one after the other, each would take a way through the L2.
+  constexpr int kBlocks = 4, kFours = kPart < 4 ? kPart : 4;
+  const int tile_end = tile_begin + a.per_tile;
 #pragma unroll 1
-  for (int b = block + 1; blocks.begin(b) < tile_begin + a.per_tile; ++b) {
-    float4* const from = part(b);
-    float4 v[kPart];
+  for (int first = block + 1; blocks.begin(first) < tile_end; first += kBlocks)
 #pragma unroll
-    for (int j = 0; j < kPart; ++j) v[j] = load_words(from + 32 * j);
+    for (int j = 0; j < kPart; j += kFours) {
+      float4 v[kBlocks][kFours];
+      const auto each = [&](auto call) {
 #pragma unroll
-    for (int j = 0; j < kPart; ++j) {
-      v[j] = wait_for_words(from + 32 * j, v[j]);
-      product.sum[4 * j] += v[j].x, product.sum[4 * j + 1] += v[j].y;
-      product.sum[4 * j + 2] += v[j].z, product.sum[4 * j + 3] += v[j].w;
+        for (int b = 0; b < kBlocks; ++b)
+          if (blocks.begin(first + b) < tile_end)
+#pragma unroll
+            for (int i = 0; i < kFours; ++i) call(v[b][i], part(first + b) + 32 * (j + i), 4 * (j + i));
+      };
+      each([](float4& to, const float4* from, int) { to = load_words(from); });
+      for (;;) {
+        bool there = true;
+        each([&](const float4& sum, const float4*, int) { there = there && is_there(sum); });
+        if (there) break;
+        wait_for_other_block();
+        each([](float4& to, const float4* from, int) { to = load_words(from); });
+      }
+      each([&](const float4& sum, float4* from, int at) {
+        product.sum[at] += sum.x, product.sum[at + 1] += sum.y;
+        product.sum[at + 2] += sum.z, product.sum[at + 3] += sum.w;
+        put_back(from);
+      });
     }
-#pragma unroll
-    for (int j = 0; j < kPart; ++j) put_back(from + 32 * j);
-  }
   return true;
 }
 
@@ -240,7 +254,7 @@ __device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* fa
 // silu_mul: half of a tile's rows are gate rows, half their up rows, eight of these behind eight of those, so
 // that a thread has both of a pair.
 template <class T, int kColumns>
-__global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), 2)
+__global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), kColumns < 64 ? 2 : 1)
     stream_tiles_kernel(const RONDO_GRID_CONSTANT StreamTilesArgs a) {
   RONDO_TILE_SHARED(shared);
   let_next_start();
