@@ -167,13 +167,18 @@ struct StreamGemmArgs {
   int phase_columns;
   int log_rows;  // rows, rounded up to a power of two
   int pause;     // cycles, see pause_of(); by stream_row_fits() too
-  // By stream_row_fits(), so that no block starts with divisions: chunks in flight per warp, units of each
-  // block, blocks that have one more, chunks of a row of W, and 2^16 / chunks, rounded up.
-  int depth;
-  int each;
-  int more;
-  int per_row;
-  int rows_per_chunk;
+  // By stream_row_fits(), so that no block starts with divisions, and no chunk with products.
+  int depth;           // chunks in flight per warp
+  int each;            // units of each block
+  int more;            // blocks that have one more
+  int per_row;         // chunks of a row of W
+  int rows_per_chunk;  // 2^16 / per_row, rounded up
+  int rows_on;         // from a warp's chunk to its next: rows, then chunks of a row
+  int columns_on;
+  int step;          // the same in elements
+  int next_row;      // elements from the chunk behind a row's last one to the next row
+  int short_column;  // the chunk of a row that has fewer columns, or -1
+  int short_columns;
 };
 // Whether the kernel can do it (R up to 8, K a multiple of 128, shared memory), and how.
 bool stream_gemm_fits(StreamGemmArgs& args, const Queue& queue);

@@ -71,36 +71,38 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   float* const partial = factor + 1;  // [rows of W, per_row]
 
   // The loading end of the ring. Rows of W in turn: all first ones of the block's pairs, then all second
-  // ones.
-  const int rows_on = rows_in(kWarps),
-            columns_on = kWarps - rows_on * per_row;  // from a warp's chunk to its next
+  // ones. What changes from chunk to chunk is kept and added to: a product a chunk would be waited for.
   const int first_column = warp - rows_in(warp) * per_row;
   int load_chunk = warp, load_row = rows_in(warp), load_column = first_column;
-  const auto fetch = [&](int stage) {
+  const T* source =
+      static_cast<const T*>(a.weight) + static_cast<int64_t>(first + load_row) * a.K + load_column * kChunk;
+  bool second = !units.pairs;  // whether `source` has gone on to the second rows
+  const auto fetch = [&](T* slot, Landing* landing) {
     if (load_chunk >= chunks) return;
-    const bool second = load_row >= count;
-    const int row = units.first_row(first + load_row - (second ? count : 0)) + (second ? units.half : 0);
+    if (!second && load_row >= count) {
+      second = true;
+      source += static_cast<int64_t>(units.half - count) * a.K;
+    }
     if (lane == 0) {
-      const int column = load_column * kChunk, columns = a.K - column < kChunk ? a.K - column : kChunk;
-      copy_bulk(ring + stage * kChunk,
-                static_cast<const T*>(a.weight) + static_cast<int64_t>(row) * a.K + column,
-                static_cast<uint32_t>(columns * static_cast<int>(sizeof(T))), landings + stage);
+      const int columns = load_column == a.short_column ? a.short_columns : kChunk;
+      copy_bulk(slot, source, static_cast<uint32_t>(columns * static_cast<int>(sizeof(T))), landing);
     }
     load_chunk += kWarps;
-    load_row += rows_on;
-    load_column += columns_on;
-    if (load_column >= per_row) load_column -= per_row, ++load_row;
+    load_row += a.rows_on;
+    load_column += a.columns_on;
+    source += a.step;
+    if (load_column >= per_row) load_column -= per_row, ++load_row, source += a.next_row;
   };
   if (lane == 0) {
     for (int stage = 0; stage < a.depth; ++stage) prepare_landing(landings + stage);
     prepare_landings_done();
   }
   __syncwarp();
-  fetch(0);
+  fetch(ring, landings);
 #pragma unroll 1
   for (int stage = 1; stage < a.depth && load_chunk < chunks; ++stage) {
     pause(a.pause);
-    fetch(stage);
+    fetch(ring + stage * kChunk, landings + stage);
   }
 
   // What a thread's first output needs besides its sum is fetched early: what no kernel of this step writes
@@ -152,44 +154,61 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_row_kernel(c
   // Lane (g, t) has columns 8 t to 8 t + 7 of part g: k may be dealt out in any way that both sides share. Of
   // the two products of 256 columns one is of each part's first four columns, in rows 0 to 7 of its result,
   // the other of the last four, in rows 8 to 15.
+  //
+  // A warp's way through a chunk is what counts when a kernel begins and ends, for then the chunks are there:
+  // products go into two sums, not one behind the other, and the lanes' parts of a chunk's sum are added up
+  // between the products of the next one.
   const T* const type = nullptr;
-  int stage = 0, parity = 0, column = first_column;
+  const auto add_up = [](float v, int turn) {
+    return v + __shfl_xor_sync(kFullWarp, v, turn == 0 ? 4 : turn == 1 ? 9 : 18);
+  };
+  T* slot = ring;
+  Landing* landing = landings;
+  int parity = 0, column = first_column;
+  float before = 0;  // the lane's part of the sum of the chunk before
 #pragma unroll 1
   for (int chunk = warp; chunk < chunks; chunk += kWarps) {
-    const uint4* const w = reinterpret_cast<const uint4*>(ring + stage * kChunk) + lane;
+    const uint4* const w = reinterpret_cast<const uint4*>(slot) + lane;
     const uint4* const x = reinterpret_cast<const uint4*>(activations + column * kChunk) + lane;
-    const int slabs = (a.K - column * kChunk) / kSlab;  // in the chunk, or more
-    float sum[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
-    const auto multiply = [&](const uint4& v, const uint4& u) {
-      mma(sum[0], v, make_uint2(u.x, u.y), type);
-      mma(sum[1], v, make_uint2(u.z, u.w), type);
+    float sum[2][2][4] = {};
+    const auto multiply = [&](float(&to)[2][4], const uint4& v, const uint4& u) {
+      mma(to[0], v, make_uint2(u.x, u.y), type);
+      mma(to[1], v, make_uint2(u.z, u.w), type);
     };
-    if (slabs >= kChunk / kSlab) {
-      uint4 v[kChunk / kSlab], u[kChunk / kSlab];
+    if (column != a.short_column) {
+      constexpr int kSlabs = kChunk / kSlab;
+      uint4 v[kSlabs], u[kSlabs];
 #pragma unroll
-      for (int i = 0; i < kChunk / kSlab; ++i) v[i] = x[32 * i];
-      wait_landed(landings + stage, parity);
+      for (int i = 0; i < kSlabs; ++i) v[i] = x[32 * i];
+      wait_landed(landing, parity);
 #pragma unroll
-      for (int i = 0; i < kChunk / kSlab; ++i) u[i] = w[32 * i];
+      for (int i = 0; i < kSlabs; ++i) u[i] = w[32 * i];
 #pragma unroll
-      for (int i = 0; i < kChunk / kSlab; ++i) multiply(v[i], u[i]);
+      for (int i = 0; i < kSlabs; ++i) {
+        multiply(sum[i % 2], v[i], u[i]);
+        if (i < 3) before = add_up(before, i);
+      }
     } else {
-      wait_landed(landings + stage, parity);
+      wait_landed(landing, parity);
 #pragma unroll 1
-      for (int i = 0; i < slabs; ++i) multiply(x[32 * i], w[32 * i]);
+      for (int i = 0; i < a.short_columns / kSlab; ++i) multiply(sum[0], x[32 * i], w[32 * i]);
+#pragma unroll
+      for (int i = 0; i < 3; ++i) before = add_up(before, i);
     }
-    __syncwarp();  // before the stage is overwritten
-    fetch(stage);
-    if (++stage == a.depth) stage = 0, parity ^= 1;
-    // Lane (g, g / 2) has element (g, g) of the one and (g + 8, g) of the other; lane 0 adds those up.
-    float v = lane / 4 % 2 ? sum[0][1] + sum[1][3] : sum[0][0] + sum[1][2];
-    v += __shfl_xor_sync(kFullWarp, v, 4);
-    v += __shfl_xor_sync(kFullWarp, v, 9);
-    v += __shfl_xor_sync(kFullWarp, v, 18);
-    if (lane == 0) partial[chunk] = v;
-    column += columns_on;
+    __syncwarp();  // before the slot is overwritten
+    fetch(slot, landing);
+    slot += kChunk, ++landing;
+    if (slot == ring + a.depth * kChunk) slot = ring, landing = landings, parity ^= 1;
+    if (lane == 0 && chunk != warp) partial[chunk - kWarps] = before;
+    // Lane (g, g / 2) has element (g, g) of the one and (g + 8, g) of the other.
+    before = lane / 4 % 2 ? sum[0][0][1] + sum[1][0][1] + (sum[0][1][3] + sum[1][1][3])
+                          : sum[0][0][0] + sum[1][0][0] + (sum[0][1][2] + sum[1][1][2]);
+    column += a.columns_on;
     if (column >= per_row) column -= per_row;
   }
+#pragma unroll
+  for (int i = 0; i < 3; ++i) before = add_up(before, i);
+  if (lane == 0 && warp < chunks) partial[warp + (chunks - 1 - warp) / kWarps * kWarps] = before;
   // By the warp that has the fewest chunks.
   if (norm && warp == kWarps - 1) {
     const float sum = warp_reduce(lane < kWarps ? squares[lane] : 0.0f, Add());
@@ -233,6 +252,12 @@ bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
   a.more = a.units % queue.multiprocessors;
   a.per_row = (a.K + kChunk - 1) / kChunk;
   a.rows_per_chunk = (65536 + a.per_row - 1) / a.per_row;
+  a.rows_on = kWarps / a.per_row;
+  a.columns_on = kWarps % a.per_row;
+  a.step = a.rows_on * a.K + a.columns_on * kChunk;
+  a.next_row = a.K - a.per_row * kChunk;
+  a.short_columns = a.K % kChunk;
+  a.short_column = a.short_columns ? a.per_row - 1 : -1;
   a.depth = kMostDepth;
   if (shared_bytes(a) > kSharedBudget) --a.depth;
   return shared_bytes(a) <= static_cast<size_t>(queue.shared_limit);
