@@ -253,6 +253,8 @@ __device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* fa
 //
 // silu_mul: half of a tile's rows are gate rows, half their up rows, eight of these behind eight of those, so
 // that a thread has both of a pair.
+//
+// Of 64 columns no two blocks fit on a multiprocessor anyway, so these may have more registers.
 template <class T, int kColumns>
 __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), kColumns < 64 ? 2 : 1)
     stream_tiles_kernel(const RONDO_GRID_CONSTANT StreamTilesArgs a) {
