@@ -199,6 +199,28 @@ TEST_P(CudaTiles, RowsDoNotMix) {
   }
 }
 
+// One tile, and a block for each of its steps: more than are asked for their parts at once.
+TEST_P(CudaTiles, PartsOfManyBlocksAreAddedUp) {
+  for (int rows : kRowCounts) {
+    Case c = tiled(GetParam(), rows);
+    c.hidden = 64;
+    c.intermediate = 1024;
+    Pair pair(c);
+#ifdef RONDO_SIMT
+    fake::set_device({.multiprocessors = 18});
+    pair.cuda.ops =
+        make_cuda_ops(pair.cuda.dims, pair.cuda.buffers, pair.cuda.model, pair.cuda_device().stream());
+#endif
+    take_tiles(pair, Verb::DownProj, rows);
+    pair.set_rows(rows_of(rows));
+    pair.randomize(x_of, 1);
+    pair.randomize(h_of, 1);
+    pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.h, s.layer().down_proj); });
+    pair.expect_close(x_of, tolerance(c.dtype, 1, c.intermediate + 2), rows * c.hidden);
+    pair.cuda.expect_no_partial_results();
+  }
+}
+
 #ifndef RONDO_SIMT
 // What small shapes never do on a GPU's many multiprocessors: a block's ring goes round several times, and it
 // has whole tiles between those that it shares. The executor has few, and every test above does so there.
