@@ -44,6 +44,8 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
   b.x = layout.place("residual", DType::f32, {R, d.hidden_size});
   b.norm = layout.place("norm", act, {R, d.hidden_size});
   b.squares = layout.place("norm.squares", DType::f32, {ceil_div(d.hidden_size, 16), kBegunRows});
+  b.angles = layout.place("rope.angles", DType::f32, {R, d.head_dim / 2, 2});
+  b.places = layout.place("rope.places", DType::u8, {R, int64_t{sizeof(int64_t)}});
   b.qkv = layout.place("qkv", act, {R, d.qkv_size()});
   b.q = layout.place("q", act, {R, d.q_size()});
   b.o = layout.place("attention", act, {R, d.q_size()});
@@ -65,7 +67,7 @@ StepBuffers lay_out_step(Layout& layout, const StepDims& d) {
 
 void clear_partial_results(Device& device, const StepBuffers& b) {
   device.fill(b.tickets.data, 0, b.tickets.bytes());
-  for (const View& view : {b.partial_o, b.partial_ml, b.product_parts})
+  for (const View& view : {b.partial_o, b.partial_ml, b.product_parts, b.places})
     device.fill(view.data, 0xFF, view.bytes());
 }
 

@@ -146,6 +146,8 @@ struct StepBuffers {
   View x;           // f32 [R, H], the residual stream
   View norm;        // [R, H]
   View squares;     // f32 [ceil(H / 16), kBegunRows]: of norms that are begun, each row's sums of 16 squares
+  View angles;      // f32 [R, head_dim / 2, 2]: cosine and sine that RoPE turns each row's pairs by, scaled
+  View places;      // u8 [R, 8], int64_t: where a row's K and V lie in the pages, see KvPages; -1: nowhere
   View qkv;         // [R, Q + 2 KV]
   View q;           // [R, Q], after RoPE, where attention does not make it of qkv
   View o;           // [R, Q], attention's output
@@ -169,11 +171,12 @@ struct StepBuffers {
 StepBuffers lay_out_step(Layout& layout, const StepDims& dims);
 
 // Brings what blocks of one kernel tell each other into the state that it has between two kernels: no ticket
-// drawn, all bits of partial results set, which stands for "not there".
+// drawn, all bits of partial results set, which stands for "not there"; and the rows' places to nowhere.
 void clear_partial_results(Device& device, const StepBuffers& buffers);
 
 // The K and V pages of one layer: [pages, kv_heads, page_size, head_dim] each. Position p of a slot lies in
-// page page_tables[slot][p / page_size] at p % page_size. Keys are stored after RoPE.
+// page page_tables[slot][p / page_size] at p % page_size. Keys are stored after RoPE. In units of head_dim
+// elements that is, for K/V head 0, StepBuffers::places; head h lies h * page_size further.
 struct KvPages {
   View k;
   View v;

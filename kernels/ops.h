@@ -28,7 +28,8 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  // x[r] = embedding[rows[r].token]; notes the token in history[rows[r].slot] at its position.
+  // x[r] = embedding[rows[r].token]; notes the token in history[rows[r].slot] at its position; makes of each
+  // row what the verbs of all layers need: no other comes before it.
   virtual void embed(Bucket bucket) = 0;
 
   // In every layer but the first it comes behind the add_project() that was given its norm:

@@ -43,7 +43,8 @@ int run_chain(Ops& ops, const Model& model, const StepBuffers& buffers, Verb ver
 
 void tune(Ops& ops, Device& device, const Model& model, const StepBuffers& buffers,
           const std::vector<Bucket>& buckets) {
-  for (const Bucket bucket : buckets)
+  for (const Bucket bucket : buckets) {
+    ops.embed(bucket);
     for (const Verb verb : kVerbs) {
       const size_t forms = ops.forms(verb, bucket);
       if (forms < 2) continue;
@@ -66,6 +67,7 @@ void tune(Ops& ops, Device& device, const Model& model, const StepBuffers& buffe
       const bool clearly = *least < kClearly * times[0];
       ops.choose(verb, bucket, clearly ? static_cast<size_t>(least - times.begin()) : 0);
     }
+  }
 }
 
 std::vector<FormStats> list_forms(const Ops& ops, const std::vector<Bucket>& buckets) {

@@ -10,7 +10,7 @@
 namespace rondo {
 
 // Enqueues the verb for every layer, whose weights are too many for a cache to keep, or some times where a
-// step runs it once; returns how often. add_project as the verb says.
+// step runs it once; returns how often. add_project as the verb says. embed() has run over the rows.
 int run_chain(Ops& ops, const Model& model, const StepBuffers& buffers, Verb verb, Bucket bucket);
 
 // Chooses for each bucket and verb the form whose chain takes the device least, and the first where that is

@@ -30,6 +30,7 @@ void check_attend(const Case& c, const std::vector<Row>& rows) {
   pair.fill_pages();
   // One row's q, k and v are made by either verb.
   const bool with_qkv = rows.size() == 1;
+  if (with_qkv) pair.embed(1);
   pair.randomize(with_qkv ? x_of : q_of, 1);
   pair.run([&](Side& s) {
     const Bucket bucket{static_cast<int>(rows.size()), 1};
@@ -178,6 +179,7 @@ TEST_F(CudaAttentionTest, AttendTwiceMergesTwice) {
   Pair pair(c);
   pair.set_rows({{1, 255, 1, 1}});
   pair.fill_pages();
+  pair.embed(1);
   pair.randomize(x_of, 1);
   std::vector<float> first;
   for (int turn = 0; turn < 2; ++turn) {

@@ -203,8 +203,9 @@ TEST_P(CudaBits, B17_WhatLiesInMemoryBeforeDoesNotReachAToken) {
   int64_t most_kept = 0;
   while (core.scheduler().busy()) {
     const StepBuffers& b = core.buffers();
-    for (const View& view : {b.x, b.norm, b.squares, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o,
-                             b.partial_ml, b.logits, b.sampled, b.top, b.token_words, b.scans, b.workspace})
+    for (const View& view :
+         {b.x, b.norm, b.squares, b.angles, b.places, b.qkv, b.q, b.o, b.gate_up, b.h, b.partial_o,
+          b.partial_ml, b.logits, b.sampled, b.top, b.token_words, b.scans, b.workspace})
       core.device().fill(view.data, 0xff, view.bytes());
     for (const Layer& layer : core.model().layers) {
       poison_pages(layer.pages.k);

@@ -77,8 +77,9 @@ void check_qkv(const Case& c, const std::vector<Row>& rows, const std::vector<Sl
                double angle_error = 0) {
   SCOPED_TRACE(c.text());
   Pair pair(c);
-  pair.set_rows(rows);
   pair.set_params(params);
+  pair.set_rows(rows);
+  pair.embed(static_cast<int>(rows.size()));
   pair.randomize(x_of, 2);
   pair.run([&](Side& s) { s.ops->qkv({static_cast<int>(rows.size()), 1}, s.layer()); });
   // Rounded by CUDA: the normed x, the product, and q or k; by the CPU: k. Sums over H, and over head_dim in

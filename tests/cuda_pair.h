@@ -226,6 +226,10 @@ class Pair {
     for (Side* s : sides()) s->write(s->buffers.rows.data, rows.data(), rows.size() * sizeof(Row));
     rows_ = rows;
   }
+  // What qkv() and attend() need of the rows; x is for randomize() to fill.
+  void embed(int rows) {
+    for (Side* s : sides()) s->ops->embed({rows, rows});
+  }
   void set_logit_rows(const std::vector<int32_t>& rows) {
     for (Side* s : sides()) s->write(s->buffers.logit_rows.data, rows.data(), rows.size() * 4);
   }

@@ -48,6 +48,7 @@ TEST_P(CudaStream, QkvIsTheCpusWithAndWithoutBiasAndHeadNorms) {
           c.qk_norm = qk_norm;
           Pair pair(c);
           pair.set_rows(rows_of(rows));
+          pair.embed(rows);
           pair.randomize(x_of, 2);
           // Attention makes one row's q, k and v of the product; cuda_attention_test.cc has what comes of q.
           pair.run([&](Side& s) {
@@ -141,6 +142,7 @@ TEST_P(CudaStream, EveryFormOfAProductIsTheCpus) {
           return ops.kernels(verb, bucket).find(name) != std::string::npos;
         };
         EXPECT_TRUE(form == 0 ? has("stream_gemm") : has("cublasLt") || has("stream_tiles"));
+        pair.embed(rows);
         for (auto view : {x_of, o_of, h_of}) pair.randomize(view, 1);
         switch (verb) {
           case Verb::Qkv:
@@ -185,6 +187,7 @@ TEST_P(CudaStream, EarlyStartsChangeNoBit) {
         pair.cuda.ops = make_cuda_ops(pair.cuda.dims, pair.cuda.buffers, pair.cuda.model,
                                       pair.cuda_device().stream(), {true, early});
         pair.set_rows(rows_of(rows));
+        pair.embed(rows);
         pair.randomize(x_of, 2);
         pair.fill_pages();
         const Bucket bucket{rows, rows};

@@ -49,27 +49,52 @@ class CudaTiles : public CudaTest, public testing::WithParamInterface<DType> {
     if (major != 9) GTEST_SKIP() << "a GPU of compute capability " << major << ".x has no such tiles";
   }
 
-  // Calls check(pair, case, rows) for each count of rows, with and without biases and, where asked, norms of
-  // heads; the verbs are taken by tiles.
+  // Calls check(pair, case, rows) for each count of rows, with and without biases; the verbs are taken by
+  // tiles.
   template <class F>
-  void for_each_case(std::initializer_list<Verb> verbs, bool head_norms, F check) {
+  void for_each_case(std::initializer_list<Verb> verbs, F check) {
     for (int rows : kRowCounts)
-      for (bool with : {false, true}) {
+      for (bool bias : {false, true}) {
         Case c = tiled(GetParam(), rows);
-        c.bias = with;
-        c.qk_norm = with && head_norms;
-        Pair pair(c);
-        for (Verb verb : verbs) take_tiles(pair, verb, rows);
-        pair.set_rows(rows_of(rows));
-        check(pair, c, rows);
+        c.bias = bias;
+        check_case(verbs, c, rows, check);
       }
+  }
+  // The same for verbs of which qkv is one, with and without norms of heads. Those are a reason to leave what
+  // comes behind the product to a kernel of its own, and so are heads of which a tile has no even share.
+  template <class F>
+  void for_each_kind_of_head(std::initializer_list<Verb> verbs, F check) {
+    for (int rows : kRowCounts)
+      for (int64_t head_dim : {48, 64, 128})
+        for (bool qk_norm : {false, true}) {
+          Case c = tiled(GetParam(), rows);
+          c.head_dim = head_dim;
+          c.bias = head_dim != 64;
+          c.qk_norm = qk_norm;
+          check_case(verbs, c, rows, [&](Pair& pair, const Case&, int) {
+            const bool in_one = !qk_norm && head_dim != 48 && rows <= 32;
+            const std::string kernels = pair.cuda.ops->kernels(Verb::Qkv, {rows, rows});
+            EXPECT_EQ(kernels.find("rope_append") == std::string::npos, in_one) << kernels;
+            pair.embed(rows);
+            check(pair, c, rows);
+          });
+        }
+  }
+
+ private:
+  template <class F>
+  void check_case(std::initializer_list<Verb> verbs, const Case& c, int rows, F check) {
+    Pair pair(c);
+    for (Verb verb : verbs) take_tiles(pair, verb, rows);
+    pair.set_rows(rows_of(rows));
+    check(pair, c, rows);
   }
 };
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaTiles, testing::Values(DType::f16, DType::bf16),
                          [](const auto& dtype) { return dtype_name(dtype.param); });
 
 TEST_P(CudaTiles, QkvIsTheCpus) {
-  for_each_case({Verb::Qkv}, true, [](Pair& pair, const Case& c, int rows) {
+  for_each_kind_of_head({Verb::Qkv}, [](Pair& pair, const Case& c, int rows) {
     pair.randomize(x_of, 2);
     pair.run([&](Side& s) { s.ops->qkv({rows, 1}, s.layer()); });
     const double allowed =
@@ -80,7 +105,7 @@ TEST_P(CudaTiles, QkvIsTheCpus) {
 }
 
 TEST_P(CudaTiles, ProjectionsAreAddedToTheResidual) {
-  for_each_case({Verb::OProj, Verb::DownProj}, false, [](Pair& pair, const Case& c, int rows) {
+  for_each_case({Verb::OProj, Verb::DownProj}, [](Pair& pair, const Case& c, int rows) {
     for (auto view : {x_of, o_of, h_of}) pair.randomize(view, 1);
     pair.run([&](Side& s) { s.ops->add_project({rows, 1}, s.buffers.o, s.layer().o_proj); });
     pair.expect_close(x_of, tolerance(c.dtype, 1, c.heads * c.head_dim + 2), rows * c.hidden);
@@ -91,7 +116,7 @@ TEST_P(CudaTiles, ProjectionsAreAddedToTheResidual) {
 
 // Behind the projection, which begins the norm where x times the norm's weight is in the type's range.
 TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
-  for_each_case({Verb::OProj, Verb::GateUp}, false, [](Pair& pair, const Case& c, int rows) {
+  for_each_case({Verb::OProj, Verb::GateUp}, [](Pair& pair, const Case& c, int rows) {
     EXPECT_EQ(pair.cuda.ops->kernels(Verb::GateUp, {rows, rows}).find("rmsnorm") == std::string::npos,
               c.dtype == DType::bf16 && rows <= kBegunRows);
     for (auto view : {x_of, o_of}) pair.randomize(view, 2);
@@ -105,7 +130,7 @@ TEST_P(CudaTiles, GateUpIsSiluOfTheGateTimesUp) {
 }
 
 TEST_P(CudaTiles, QkvOfALaterLayerTakesTheNormThatTheProjectionBegan) {
-  for_each_case({Verb::DownProj, Verb::Qkv}, true, [](Pair& pair, const Case& c, int rows) {
+  for_each_kind_of_head({Verb::DownProj, Verb::Qkv}, [](Pair& pair, const Case& c, int rows) {
     for (auto view : {x_of, h_of}) pair.randomize(view, 2);
     pair.run([&](Side& s) {
       Layer later = s.layer();

@@ -42,6 +42,7 @@ TEST_P(CudaVerb, IsTheCpus) {
   const auto o = [](Side& s) { return s.buffers.o; };
   const auto h = [](Side& s) { return s.buffers.h; };
   const auto logits = [](Side& s) { return s.buffers.logits; };
+  if (verb == Verb::Qkv) pair.embed(kRows);
   pair.randomize(x, 1);
   const int64_t Q = c.heads * c.head_dim;
   switch (verb) {

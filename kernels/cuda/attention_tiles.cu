@@ -56,7 +56,7 @@ __device__ __forceinline__ void make_heads(const AttentionArgs& a, const RopeApp
   constexpr int kStride = kWarps * kPositions;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   using Heads = RawHeads<T, kMaxDim>;
-  Heads heads_of_row(raw, row, lane);
+  Heads heads_of_row(raw, row_rope(a.rope, row, a.slots, a.head_dim), row.position, lane);
   const bool makes_new = chunk.index == chunk.pieces - 1;
   // Its tasks: the pairs, then the new key and value.
   const int tasks = pairs + (makes_new ? 2 : 0);

@@ -104,6 +104,13 @@ class CudaOps : public Ops {
     a.hidden_size = dims_.hidden_size;
     a.max_context = dims_.max_context;
     a.turns = buffers_.turns.as<int32_t>();
+    a.slots = buffers_.slots.as<const SlotParams>();
+    a.angles = static_cast<cuda::Angle*>(buffers_.angles.data);
+    a.places = static_cast<int64_t*>(buffers_.places.data);
+    a.rope = rope_tables();
+    a.map = map_;
+    a.kv_heads = static_cast<int>(dims_.kv_heads);
+    a.head_dim = static_cast<int>(dims_.head_dim);
     a.rows_in_step = bucket.rows;
     // The step's first kernel: what copies and the step before did is done when it starts.
     cuda::Queue queue = queue_;
@@ -290,10 +297,21 @@ class CudaOps : public Ops {
     return call(product_of(verb, bucket, rope));
   }
 
+  cuda::RopeTables rope_tables() const {
+    const Rope& rope = model_.rope;
+    return {rope.inv_freq.as<const float>(),
+            rope.long_inv_freq.as<const float>(),
+            rope.scaling,
+            rope.long_scaling,
+            rope.original_length,
+            rope.dynamic,
+            rope.dynamic_theta,
+            rope.dynamic_factor};
+  }
   cuda::RopeAppendArgs rope_args(Bucket bucket, const Layer& layer) const {
     cuda::RopeAppendArgs a{};
-    a.rows = buffers_.rows.as<const Row>();
-    a.slots = buffers_.slots.as<const SlotParams>();
+    a.angles = static_cast<const cuda::Angle*>(buffers_.angles.data);
+    a.places = static_cast<const int64_t*>(buffers_.places.data);
     a.qkv = buffers_.qkv.data;
     a.bias = layer.qkv.bias.data;
     a.q_norm = layer.q_norm.data;
@@ -301,16 +319,7 @@ class CudaOps : public Ops {
     a.q = buffers_.q.data;
     a.k_pages = layer.pages.k.data;
     a.v_pages = layer.pages.v.data;
-    a.map = map_;
-    const Rope& rope = model_.rope;
-    a.rope = {rope.inv_freq.as<const float>(),
-              rope.long_inv_freq.as<const float>(),
-              rope.scaling,
-              rope.long_scaling,
-              rope.original_length,
-              rope.dynamic,
-              rope.dynamic_theta,
-              rope.dynamic_factor};
+    a.page_shift = map_.page_shift;
     a.heads = static_cast<int>(dims_.heads);
     a.kv_heads = static_cast<int>(dims_.kv_heads);
     a.head_dim = static_cast<int>(dims_.head_dim);
@@ -328,6 +337,8 @@ class CudaOps : public Ops {
     a.partial_o = buffers_.partial_o.as<float>();
     a.partial_ml = buffers_.partial_ml.as<float>();
     a.tickets = buffers_.tickets.as<int>();
+    a.slots = buffers_.slots.as<const SlotParams>();
+    a.rope = rope_tables();
     a.map = map_;
     a.pages = dims_.pages;
     a.sliding_window = layer.sliding_window;

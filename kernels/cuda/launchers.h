@@ -31,18 +31,6 @@ void dispatch(DType dtype, const char* what, F f) {
   }
 }
 
-struct EmbedArgs {
-  const Row* rows;    // [R]
-  const void* table;  // T [V, H]
-  float* x;           // [R, H]
-  int32_t* history;   // [slots, max_context]
-  int32_t* turns;     // [2]
-  int64_t hidden_size;
-  int64_t max_context;
-  int rows_in_step;  // R
-};
-void enqueue_embed(DType dtype, const EmbedArgs& args, Queue& queue);
-
 struct RmsNormArgs {
   const float* x;         // [R, H]
   const int32_t* gather;  // [rows]: which row of x each row of the output takes; null: its own
@@ -71,19 +59,43 @@ struct PageMap {
   int page_shift;  // log2 of page_size
 };
 
-struct RopeAppendArgs {
+// cos t and sin t of a pair of elements, scaled: what RoPE turns it by.
+struct Angle {
+  float cosine;
+  float sine;
+};
+
+struct EmbedArgs {
   const Row* rows;          // [R]
   const SlotParams* slots;  // [slots]
-  const void* qkv;          // T [R, Q + 2 KV]
-  const void* bias;         // T [Q + 2 KV] or null
-  const void* q_norm;       // T [head_dim] or null
-  const void* k_norm;       // T [head_dim] or null
-  void* q;                  // T [R, Q]
-  void* k_pages;            // T [pages, kv_heads, page_size, head_dim]
-  void* v_pages;            // likewise
-  PageMap map;
+  const void* table;        // T [V, H]
+  float* x;                 // [R, H]
+  int32_t* history;         // [slots, max_context]
+  int32_t* turns;           // [2]
+  Angle* angles;            // [R, head_dim / 2]
+  int64_t* places;          // [R]
   RopeTables rope;
+  PageMap map;
+  int64_t hidden_size;
+  int64_t max_context;
   int rows_in_step;  // R
+  int kv_heads;
+  int head_dim;
+};
+void enqueue_embed(DType dtype, const EmbedArgs& args, Queue& queue);
+
+struct RopeAppendArgs {
+  const Angle* angles;    // [R, head_dim / 2], as embed leaves them
+  const int64_t* places;  // [R], likewise
+  const void* qkv;        // T [R, Q + 2 KV]
+  const void* bias;       // T [Q + 2 KV] or null
+  const void* q_norm;     // T [head_dim] or null
+  const void* k_norm;     // T [head_dim] or null
+  void* q;                // T [R, Q]
+  void* k_pages;          // T [pages, kv_heads, page_size, head_dim]
+  void* v_pages;          // likewise
+  int page_shift;         // log2 of page_size
+  int rows_in_step;       // R
   int heads;
   int kv_heads;
   int head_dim;
@@ -110,6 +122,8 @@ struct AttentionArgs {
   int capacity;      // S: partial results that there is room for per row
   bool look_ahead;   // whether what earlier steps wrote is read before the kernel before has ended: for few
                      // rows
+  const SlotParams* slots;  // [slots], and
+  RopeTables rope;          // what angles come from where it makes q, k and v
   // From here on set by enqueue_attention() and enqueue_attention_tiles().
   int splits;         // up to S of them are used
   int longest_chunk;  // positions
@@ -169,6 +183,7 @@ struct StreamGemmArgs {
   int pause;     // cycles, see pause_of(); by stream_row_fits() too
   // By stream_row_fits(), so that no block starts with divisions, and no chunk with products.
   int depth;           // chunks in flight per warp
+  bool asleep;         // whether it pauses asleep
   int each;            // units of each block
   int more;            // blocks that have one more
   int per_row;         // chunks of a row of W
@@ -195,8 +210,9 @@ struct StreamTilesArgs {
   void* out;
   int N;
   int K;
-  int rows;             // R
-  StreamOutput output;  // any but rope_append
+  int rows;  // R
+  StreamOutput output;
+  RopeAppendArgs rope;  // rope_append; its qkv and bias are not looked at
   float* parts;         // sums of tiles that several blocks share; kNotThere between two kernels
   // Of a norm that the product before has begun: `in` is x times its weight, and these are the sums of 16
   // neighbouring squares of x each. Null: `in` is taken as it is.
@@ -209,15 +225,17 @@ struct StreamTilesArgs {
   // From here on set by stream_tiles_fits(), so that no block starts with divisions.
   int pause;     // cycles, see pause_of()
   int units;     // N, or N / 2 pairs of rows
+  int apart;     // rows from a pair's first to its second
   int per_tile;  // steps of a tile
   float tiles_per_step;
-  int each;  // steps of each block; the first `more` have one more
+  float heads_per_tile;  // rope_append: a head has a whole number of tiles; else 0
+  int each;              // steps of each block; the first `more` have one more
   int more;
   TileMap weight_map;  // by enqueue_stream_tiles()
   TileMap in_map;
 };
-// Whether the kernel can do it (a device with tiles, R up to 64, K a multiple of 64, N of 8, or 16 for
-// pairs), and how.
+// Whether the kernel can do it (a device with tiles, R up to 64, K a multiple of 64, N of 8, or 16 for pairs,
+// rope_append: R up to 32, head_dim of 64), and how.
 // `part_bytes`: that args.parts has room for; kProductPartBytes for each multiprocessor are always enough.
 bool stream_tiles_fits(StreamTilesArgs& args, const Queue& queue, uint64_t part_bytes);
 void enqueue_stream_tiles(DType dtype, const StreamTilesArgs& args, Queue& queue);

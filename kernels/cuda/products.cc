@@ -62,16 +62,16 @@ std::optional<Products::Streamed> Products::streamed(const Product& p) const {
 
 std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
   if (!forms_.streamed || dtype_ == DType::f32) return std::nullopt;
-  const bool rope = p.output == StreamOutput::rope_append;  // left to the caller
   StreamTilesArgs a{};
   a.weight = p.linear.weight.data;
-  a.bias = rope ? nullptr : p.linear.bias.data;
+  a.bias = p.linear.bias.data;
   a.in = p.in.data;
-  a.out = rope ? p.out.data : p.streamed_out;
+  a.out = p.streamed_out;
   a.N = static_cast<int>(p.linear.weight.shape[0]);
   a.K = static_cast<int>(p.linear.weight.shape[1]);
   a.rows = p.rows;
-  a.output = rope ? StreamOutput::store : p.output;
+  a.output = p.output;
+  if (p.rope) a.rope = *p.rope;
   a.parts = buffers_.product_parts.as<float>();
   if (p.norm_begun) a.squares = buffers_.squares.as<const float>();
   a.eps = eps_;
@@ -80,7 +80,13 @@ std::optional<StreamTilesArgs> Products::tiles(const Product& p) const {
     a.next_in = buffers_.norm.data;
     a.next_squares = buffers_.squares.as<float>();
   }
-  if (!stream_tiles_fits(a, queue_, buffers_.product_parts.bytes())) return std::nullopt;
+  const auto fits = [&] { return stream_tiles_fits(a, queue_, buffers_.product_parts.bytes()); };
+  if (!fits() && p.output == StreamOutput::rope_append) {  // which is left to the caller, with the bias
+    a.bias = nullptr;
+    a.out = p.out.data;
+    a.output = StreamOutput::store;
+  }
+  if (!fits()) return std::nullopt;
   return a;
 }
 
@@ -114,8 +120,9 @@ bool Products::run(const Product& p) {
   }
   if (p.norm_weight && !p.norm_begun) norm(p);
   if (form.kind == Form::tiles) {
-    enqueue_stream_tiles(dtype_, *tiles(p), queue_);
-    return p.output != StreamOutput::rope_append;
+    const StreamTilesArgs args = *tiles(p);
+    enqueue_stream_tiles(dtype_, args, queue_);
+    return args.output == p.output;
   }
   gemm_.multiply(composed(p), form.algorithm);
   return false;
@@ -169,8 +176,8 @@ std::string Products::kernels(const Product& p) const {
   std::string name = p.norm_weight && !p.norm_begun ? "rmsnorm + " : "";
   name += form.kind == Form::tiles ? "stream_tiles" : "cublasLt";
   if (form.algorithm) name += " (the heuristic's choice " + std::to_string(form.algorithm + 1) + ")";
+  if (form.kind == Form::tiles && tiles(p)->output == p.output) return name;
   if (p.output == StreamOutput::rope_append) return name + " + rope_append";
-  if (form.kind == Form::tiles) return name;
   if (p.output == StreamOutput::silu_mul) return name + " + silu_mul";
   return p.linear.bias ? name + " + add_bias" : name;
 }

@@ -20,12 +20,12 @@ struct RawHeads {
   Angle angles[kTurns];
   T bias[kTogether][2][kTurns], norm[kTogether][2][kTurns];
 
-  __device__ __forceinline__ RawHeads(const RopeAppendArgs& args, const Row& row, int lane_of_warp)
+  __device__ __forceinline__ RawHeads(const RopeAppendArgs& args, const RowRope& rope, int position,
+                                      int lane_of_warp)
       : a(args), lane(lane_of_warp) {
-    const RowRope rope = row_rope(a.rope, row, a.slots, a.head_dim);
 #pragma unroll
     for (int j = 0; j < kTurns; ++j)
-      if (lane + 32 * j < a.head_dim / 2) angles[j] = angle(rope, row.position, lane + 32 * j, a.head_dim);
+      if (lane + 32 * j < a.head_dim / 2) angles[j] = angle(rope, position, lane + 32 * j, a.head_dim);
   }
   // Calls f(side, turn, element) for each element of a head that is the lane's.
   template <class F>

@@ -19,10 +19,7 @@ constexpr int kWarps = 8;
 //   out[i + head_dim / 2] = (y[i + head_dim / 2] cos t_i + y[i] sin t_i) * scaling
 // q goes to `q` [R, Q], k and v to the page of (slot, position).
 // A block per multiprocessor, of 256 threads; a warp takes heads of rows in turn, head_dim / 8 of its lanes 4
-// pairs each. Angles reach 131072 rad, so sine and cosine are the accurate ones; the angle itself is an fp32
-// product, as it is in the models' training code.
-// What it needs of other kernels of the step is q, k and v alone: `waited` is whether they are known to be
-// there.
+// pairs each. `waited`: whether the kernels before are known to have ended.
 template <class T>
 __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const int64_t r, const int head,
                                                  bool& waited) {
@@ -30,22 +27,8 @@ __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const 
   const bool active = i < half;
   const bool is_q = head < a.heads, is_v = head >= a.heads + a.kv_heads;
   const int64_t D = a.head_dim;
-  const Row row = a.rows[r];
-  if (!is_q && row.slot == 0)
-    return;  // padding: nobody reads the scrap page, and all padding rows would write one place of it
-
-  const int kv_head = head - a.heads - (is_v ? a.kv_heads : 0);
-  T* out =
-      is_q ? static_cast<T*>(a.q) + (r * a.heads + head) * D
-           : static_cast<T*>(is_v ? a.v_pages : a.k_pages) + page_place(a.map, row, kv_head, a.kv_heads) * D;
   const T* norm = static_cast<const T*>(is_v ? nullptr : is_q ? a.q_norm : a.k_norm);
-  Angle angles[4];
   float low_weight[4] = {0, 0, 0, 0}, high_weight[4] = {0, 0, 0, 0};
-  if (active && !is_v) {
-    const RowRope rope = row_rope(a.rope, row, a.slots, a.head_dim);
-#pragma unroll 1
-    for (int j = 0; j < 4; ++j) angles[j] = angle(rope, row.position, i + j, a.head_dim);
-  }
   if (active && norm) {
     load4(norm + i, low_weight);
     load4(norm + half + i, high_weight);
@@ -53,6 +36,10 @@ __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const 
   if (!waited) wait_for_previous();
   waited = true;
 
+  T* const out = head_at<T>(a, r, head, load_place(a, r));
+  if (!out) return;
+  float4 first = {}, second = {};
+  if (active && !is_v) first = load_two_angles(a, r, i), second = load_two_angles(a, r, i + 2);
   float low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
   if (active) {
     const T* in = static_cast<const T*>(a.qkv) + (r * (a.heads + 2 * a.kv_heads) + head) * D;
@@ -80,10 +67,7 @@ __device__ __forceinline__ void rope_append_head(const RopeAppendArgs& a, const 
     }
   }
   if (!active) return;  // no collective follows
-  if (!is_v) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) rotate(angles[j], low[j], high[j]);
-  }
+  if (!is_v) rotate_four(first, second, low, high);
   store4(out + i, low);
   store4(out + half + i, high);
 }

@@ -1,5 +1,7 @@
-// Rotary position embedding of one pair of elements, and the place of a row's K and V in their pages. See
-// kernels/model.h, struct Rope, for the formulas.
+// Rotary position embedding of a row's heads, and where its K and V lie in their pages. See kernels/model.h,
+// struct Rope, for the formulas. embed makes the angles and the place of every row; but where all blocks of a
+// kernel want those of one row, each makes them itself while it waits: the L2 has a word for one of them at a
+// time.
 #pragma once
 
 #include "kernels/cuda/dialect.h"
@@ -28,12 +30,8 @@ __device__ __forceinline__ RowRope row_rope(const RopeTables& rope, const Row& r
   return {nullptr, rope.dynamic_theta * powf(stretch, d / (d - 2.0f)), rope.scaling};
 }
 
-// Cosine and sine of pair i at a position, scaled. Angles reach 131072 rad, so they are the accurate ones;
-// the angle itself is an fp32 product, as it is in the models' training code.
-struct Angle {
-  float cosine;
-  float sine;
-};
+// Of pair i at a position. Angles reach 131072 rad, so sine and cosine are the accurate ones; the angle
+// itself is an fp32 product, as it is in the models' training code.
 __device__ __forceinline__ Angle angle(const RowRope& rope, int position, int i, int head_dim) {
   const float f = rope.frequencies
                       ? rope.frequencies[i]
@@ -45,6 +43,23 @@ __device__ __forceinline__ Angle angle(const RowRope& rope, int position, int i,
   return angle;
 }
 
+// Where a row's K or V of one head lies in its pages, in units of head_dim elements.
+__device__ __forceinline__ int64_t page_place(const PageMap& map, const Row& row, int kv_head, int kv_heads) {
+  const int64_t page = map.page_tables[row.slot * map.pages_per_slot + (row.position >> map.page_shift)];
+  return ((page * kv_heads + kv_head) << map.page_shift) + (row.position & ((1 << map.page_shift) - 1));
+}
+
+// What embed left, when that is known to have ended; past the L1, which may hold what the step before left.
+// Of pair i of row r; of pairs i, which is even, and i + 1: the first one's cosine and sine, then the
+// other's.
+__device__ __forceinline__ Angle load_angle(const RopeAppendArgs& a, int64_t r, int i) {
+  const float2 v = __ldcg(reinterpret_cast<const float2*>(a.angles + r * (a.head_dim / 2) + i));
+  return {v.x, v.y};
+}
+__device__ __forceinline__ float4 load_two_angles(const RopeAppendArgs& a, int64_t r, int i) {
+  return __ldcg(reinterpret_cast<const float4*>(a.angles + r * (a.head_dim / 2) + i));
+}
+
 // low is element i of a head, high is element i + head_dim / 2.
 __device__ __forceinline__ void rotate(const Angle& angle, float& low, float& high) {
   const float x = low, y = high;
@@ -52,10 +67,26 @@ __device__ __forceinline__ void rotate(const Angle& angle, float& low, float& hi
   high = y * angle.cosine + x * angle.sine;
 }
 
-// Where a row's K or V of one head lies in its pages, in units of head_dim elements.
-__device__ __forceinline__ int64_t page_place(const PageMap& map, const Row& row, int kv_head, int kv_heads) {
-  const int64_t page = map.page_tables[row.slot * map.pages_per_slot + (row.position >> map.page_shift)];
-  return ((page * kv_heads + kv_head) << map.page_shift) + (row.position & ((1 << map.page_shift) - 1));
+// Four neighbouring pairs, by angles as load_two_angles() gives them.
+__device__ __forceinline__ void rotate_four(float4 first, float4 second, float (&low)[4], float (&high)[4]) {
+  rotate({first.x, first.y}, low[0], high[0]);
+  rotate({first.z, first.w}, low[1], high[1]);
+  rotate({second.x, second.y}, low[2], high[2]);
+  rotate({second.z, second.w}, low[3], high[3]);
+}
+
+__device__ __forceinline__ int64_t load_place(const RopeAppendArgs& a, int64_t r) {
+  return __ldcg(a.places + r);
+}
+
+// Where row r's head is to go, of q, then of k, then of v, given the row's place; null: nobody reads it.
+template <class T>
+__device__ __forceinline__ T* head_at(const RopeAppendArgs& a, int64_t r, int head, int64_t place) {
+  if (head < a.heads) return static_cast<T*>(a.q) + (r * a.heads + head) * a.head_dim;
+  if (place < 0) return nullptr;
+  const bool v = head >= a.heads + a.kv_heads;
+  const int64_t kv_head = head - a.heads - (v ? a.kv_heads : 0);
+  return static_cast<T*>(v ? a.v_pages : a.k_pages) + (place + (kv_head << a.page_shift)) * a.head_dim;
 }
 
 }  // namespace rondo::cuda

@@ -141,8 +141,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksTogether) stream_gemm_kernel(
   const auto output_rope = [&](int i) { return early_rope<T>(a, whole, output_row(i), output_unit(i)); };
   const int own = static_cast<int>(threadIdx.x);
   const bool writes = !kPhased && output_exists(own);
-  if (rope && writes) laid_by[own] = output_rope(own);
   wait_for_previous();
+  if (rope && writes) laid_by[own] = output_rope(own);
   const auto output_before = [&](int i) { return lies_at(a, output_row(i), output_unit(i)); };
   if (a.output == StreamOutput::add_f32 && writes) laid_by[own].before = output_before(own);
 

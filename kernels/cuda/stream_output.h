@@ -37,7 +37,8 @@ struct Units {
   __device__ __forceinline__ int first_row(int unit) const { return rope ? unit + unit / half * half : unit; }
 };
 
-// What an output needs besides its sums, fetched while the weights are on their way.
+// What an output needs besides its sums, of what the kernels before wrote: fetched while the weights are on
+// their way.
 template <class T>
 struct Early {
   union {
@@ -47,26 +48,14 @@ struct Early {
   T* place;  // rope_append: of the head that the unit is in; null: nobody reads it
 };
 
-// The early part of row r's output that no kernel of this step writes: rope_append's.
 template <class T>
 __device__ __forceinline__ Early<T> early_rope(const StreamGemmArgs& a, const Units& units, int r, int unit) {
-  Early<T> early{{Angle{1.0f, 0.0f}}, nullptr};
-  const RopeAppendArgs& rope = a.rope;
-  const Row row = rope.rows[r];
   const int head = unit / units.half;
-  if (head < rope.heads + rope.kv_heads)
-    early.angle = angle(row_rope(rope.rope, row, rope.slots, rope.head_dim), row.position, unit % units.half,
-                        rope.head_dim);
-  if (head < rope.heads)
-    early.place = static_cast<T*>(rope.q) + (static_cast<int64_t>(r) * rope.heads + head) * rope.head_dim;
-  else if (row.slot != 0)  // all rows of padding have one place in the scrap page
-    early.place =
-        static_cast<T*>(head < rope.heads + rope.kv_heads ? rope.k_pages : rope.v_pages) +
-        page_place(rope.map, row, (head - rope.heads) % rope.kv_heads, rope.kv_heads) * rope.head_dim;
+  Early<T> early{{Angle{1.0f, 0.0f}}, head_at<T>(a.rope, r, head, load_place(a.rope, r))};
+  if (head < a.rope.heads + a.rope.kv_heads) early.angle = load_angle(a.rope, r, unit % units.half);
   return early;
 }
 
-// The part that the kernel before may have written: add_f32's.
 __device__ __forceinline__ float lies_at(const StreamGemmArgs& a, int r, int unit) {
   return __ldcg(static_cast<const float*>(a.out) + static_cast<int64_t>(r) * a.units + unit);
 }

@@ -4,6 +4,7 @@
 #include "kernels/cuda/load.h"
 #include "kernels/cuda/parts.h"
 #include "kernels/cuda/reduce.h"
+#include "kernels/cuda/rotate.h"
 #include "kernels/cuda/share.h"
 
 namespace rondo::cuda {
@@ -17,12 +18,14 @@ struct Cut {
   static constexpr int kTileRows = kColumns < 64 ? 64 : 128;  // of W
   static constexpr int kChunks =
       kColumns < 64 ? 2 : 1;  // of a step: 64 columns, 128 bytes, the copy engine's swizzle
-  // Steps in flight. With six of them for 16 columns or more a block is too large for the next kernel's to
-  // start beside it, and the step still faster than with four or five; with eight it was not.
-  static constexpr int kDepth = 6;
+  // Steps in flight. Up to 16 columns the next kernel's block starts beside it. Of more, no two fit with six
+  // in flight, and the step was still faster than with four; with eight it was not.
+  static constexpr int kDepth = kColumns == 16 ? 5 : 6;
   static constexpr int kConsumers = kTileRows / 16;  // warps that multiply: a warpgroup for 64 rows of a tile
   // Whether it begins and ends norms: beyond, a kernel for them was faster.
   static constexpr bool kNorms = kColumns <= kBegunRows;
+  // Whether it makes heads: beyond, registers are too few.
+  static constexpr bool kHeads = kColumns < 64;
   // A warp that copies, and one that has the norm's factors.
   static constexpr int kThreads = 32 * (kConsumers + 1 + (kNorms ? 1 : 0));
   static constexpr int kWeightBytes = kTileRows * kChunks * 128;  // of a step
@@ -38,27 +41,38 @@ struct Cut {
   static constexpr int kShared = kFactors + (kNorms ? kColumns : 0) * static_cast<int>(sizeof(float));
 };
 
+// Whether a unit is a pair of rows of W: a gate and an up row, or the two elements that a rotation mixes.
+__device__ __host__ __forceinline__ bool has_pairs(StreamOutput output) {
+  return output == StreamOutput::silu_mul || output == StreamOutput::rope_append;
+}
+
 // Writes a warp's part of a tile's product: of 16 rows of W, or of eight pairs, in every row of `in`. Lanes
 // have four neighbouring units of a row at a time, the same units in all of their rows. What the outputs need
 // besides their sums is fetched when it is made.
 template <class T, int kColumns>
 class Writer {
   static constexpr int kAtOnce = Cut<kColumns>::kAtOnce, kPasses = kColumns / kAtOnce;
-  static constexpr int kQuads = kAtOnce * 4 / 32;  // of a lane in a pass
+  static constexpr int kQuads = kAtOnce * 4 / 32;  // of a lane in a pass; of pairs half as many, or one
+  static constexpr int kPairQuads = kQuads > 1 ? kQuads / 2 : 1;
 
  public:
-  __device__ __forceinline__ Writer(const StreamTilesArgs& args, int first_unit)
+  // `head`: of q, k and v, that the units are in; 0 where there are none.
+  __device__ __forceinline__ Writer(const StreamTilesArgs& args, int first_unit, int head)
       : a_(args),
         lane_(static_cast<int>(threadIdx.x) % 32),
-        pairs_(args.output == StreamOutput::silu_mul),
+        pairs_(has_pairs(args.output)),
+        rope_(Cut<kColumns>::kHeads && args.output == StreamOutput::rope_append),
         begins_(Cut<kColumns>::kNorms && args.next_norm),
         own_unit_(4 * (lane_ & (pairs_ ? 1 : 3))),
-        unit_(first_unit + own_unit_) {
+        unit_(first_unit + own_unit_),
+        head_(head) {
+    // In W, a head's second elements lie behind its first ones, all up rows behind all gate rows.
+    const int first_row = unit_ + head_ * a_.apart, second_row = first_row + a_.apart;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) bias_[i] = up_bias_[i] = gain_[i] = 0;
+    for (int k = 0; k < 4; ++k) bias_[k] = up_bias_[k] = gain_[k] = 0;
     if (unit_ < a_.units) {
-      if (a_.bias) load4(static_cast<const T*>(a_.bias) + unit_, bias_);
-      if (a_.bias && pairs_) load4(static_cast<const T*>(a_.bias) + a_.units + unit_, up_bias_);
+      if (a_.bias) load4(static_cast<const T*>(a_.bias) + first_row, bias_);
+      if (a_.bias && pairs_) load4(static_cast<const T*>(a_.bias) + second_row, up_bias_);
       if (begins_) load4(static_cast<const T*>(a_.next_norm) + unit_, gain_);
     }
     fetch_before();
@@ -85,9 +99,9 @@ class Writer {
         float square = 0;
         if (exists(pass, i)) {
           const float* const from = scratch + row(0, i) * 16 + own_unit_;
-          square = write_four(r, *reinterpret_cast<const float4*>(from),
+          square = write_four(pass, i, *reinterpret_cast<const float4*>(from),
                               *reinterpret_cast<const float4*>(from + (pairs_ ? 8 : 0)),
-                              factors ? factors[r] : 1.0f, before_[pass * kQuads + i]);
+                              factors ? factors[r] : 1.0f);
         }
         if (begins_) {  // four lanes have a row's 16 units
           square += __shfl_xor_sync(kFullWarp, square, 1);
@@ -106,56 +120,78 @@ class Writer {
     return unit_ < a_.units && row(0, i) < kAtOnce && row(pass, i) < a_.rows;
   }
   __device__ __forceinline__ int64_t place(int r) const { return static_cast<int64_t>(r) * a_.units + unit_; }
+  __device__ __forceinline__ int in_head() const { return unit_ - head_ * a_.apart; }
 
   __device__ __forceinline__ void fetch_before() {
 #pragma unroll
     for (int j = 0; j < kPasses * kQuads; ++j) {
-      const int pass = j / kQuads, i = j % kQuads;
-      before_[j] = make_float4(0, 0, 0, 0);
+      const int pass = j / kQuads, i = j % kQuads, r = row(pass, i);
+      if (rope_ && i < kPairQuads && exists(pass, i)) {
+        const int own = pass * kPairQuads + i;
+        row_places_[own] = load_place(a_.rope, r);
+        before_[2 * own] = load_two_angles(a_.rope, r, in_head());
+        before_[2 * own + 1] = load_two_angles(a_.rope, r, in_head() + 2);
+      }
       if (a_.output == StreamOutput::add_f32 && exists(pass, i))
-        before_[j] =
-            __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(a_.out) + place(row(pass, i))));
+        before_[j] = __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(a_.out) + place(r)));
     }
   }
 
-  // Row r's outputs, given the sums of the units and, of pairs, of their second rows. Returns the sum of
-  // their squares where a norm is begun.
-  __device__ __forceinline__ float write_four(int r, float4 sum, float4 up, float factor,
-                                              float4 before) const {
-    float v[4] = {sum.x, sum.y, sum.z, sum.w};
+  // The outputs in the row that is the lane's at (pass, i), given the sums of the units and, of pairs, of
+  // their second rows. Returns the sum of their squares where a norm is begun.
+  __device__ __forceinline__ float write_four(int pass, int i, float4 sum, float4 up, float factor) const {
+    const int r = row(pass, i);
+    float v[4] = {sum.x, sum.y, sum.z, sum.w}, u[4] = {up.x, up.y, up.z, up.w};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = v[i] * factor + bias_[i];
+    for (int k = 0; k < 4; ++k) v[k] = v[k] * factor + bias_[k];
     if (pairs_) {
-      const float u[4] = {up.x, up.y, up.z, up.w};
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        v[i] = __fdividef(v[i], 1.0f + __expf(-v[i])) * (u[i] * factor + up_bias_[i]);
+      for (int k = 0; k < 4; ++k) u[k] = u[k] * factor + up_bias_[k];
+      if (rope_) {
+        if (i < kPairQuads) write_heads(r, pass * kPairQuads + i, v, u);
+        return 0;
+      }
+#pragma unroll
+      for (int k = 0; k < 4; ++k) v[k] = __fdividef(v[k], 1.0f + __expf(-v[k])) * u[k];
     }
     if (pairs_ || a_.output == StreamOutput::store) {
       store4(static_cast<T*>(a_.out) + place(r), v);
       return 0;
     }
-    if (a_.output == StreamOutput::add_f32)
+    if (a_.output == StreamOutput::add_f32) {
+      const float4 before = before_[pass * kQuads + i];
       v[0] += before.x, v[1] += before.y, v[2] += before.z, v[3] += before.w;
+    }
     store4(static_cast<float*>(a_.out) + place(r), v);
     if (!begins_) return 0;
     float square = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      square += v[i] * v[i];
-      v[i] *= gain_[i];
+    for (int k = 0; k < 4; ++k) {
+      square += v[k] * v[k];
+      v[k] *= gain_[k];
     }
     store4(static_cast<T*>(a_.next_in) + place(r), v);
     return square;
   }
 
+  // Four pairs of row r's head, to be rotated where it is one of q or k.
+  __device__ __forceinline__ void write_heads(int r, int j, float (&low)[4], float (&high)[4]) const {
+    T* const to = head_at<T>(a_.rope, r, head_, row_places_[j]);
+    if (!to) return;
+    if (head_ < a_.rope.heads + a_.rope.kv_heads) rotate_four(before_[2 * j], before_[2 * j + 1], low, high);
+    store4(to + in_head(), low);
+    store4(to + in_head() + a_.apart, high);
+  }
+
   const StreamTilesArgs& a_;
   const int lane_;
-  const bool pairs_, begins_;
+  const bool pairs_, rope_, begins_;
   const int own_unit_, unit_;  // the first of the lane's four: of the warp's, and of all
+  const int head_;
   float bias_[4], up_bias_[4];
-  float gain_[4];  // of the norm that is begun
-  float4 before_[kPasses * kQuads];
+  float gain_[4];                                  // of the norm that is begun
+  float4 before_[kPasses * 2 * kPairQuads] = {};   // add_f32: what is added to; rope_append: angles
+  int64_t row_places_[kPasses * kPairQuads] = {};  // rope_append
 };
 
 // A tile's steps are several blocks', of which the first has the others' sums. Leaves the warp's sums for it
@@ -251,8 +287,9 @@ __device__ __forceinline__ void make_factors(const StreamTilesArgs& a, float* fa
 // x * norm_weight of the norm that comes next, and the squares of x summed over 16 neighbours each, which the
 // product behind the norm adds up. So the norm is no kernel.
 //
-// silu_mul: half of a tile's rows are gate rows, half their up rows, eight of these behind eight of those, so
-// that a thread has both of a pair.
+// Of pairs, half of a tile's rows are first ones, half their second ones, eight of these behind eight of
+// those, so that a thread has both of a pair: a gate and an up row, or the two elements of a head that a
+// rotation mixes, all in one head.
 //
 // Of 64 columns no two blocks fit on a multiprocessor anyway, so these may have more registers.
 template <class T, int kColumns>
@@ -276,14 +313,17 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), k
   const int block = static_cast<int>(gridDim.x) - 1 - static_cast<int>(blockIdx.x);
   const int begin = blocks.begin(block), end = blocks.begin(block + 1);
   const int first_tile = quotient(begin, a.tiles_per_step);
-  const bool pairs = a.output == StreamOutput::silu_mul;
+  const bool pairs = has_pairs(a.output);
+
+  const auto head_of = [&](int tile) { return quotient(tile, a.heads_per_tile); };
 
   // The copying end of the ring.
   int tile = first_tile, step = begin - first_tile * a.per_tile;
   const auto fetch_weights = [&](int stage) {
     expect_bytes(&landed[stage], C::kStageBytes);
     copy_tile(shared + stage * kWeightBytes, a.weight_map, 0, step * C::kChunks, 0,
-              tile * (C::kTileRows / (pairs ? 16 : 8)), &landed[stage], false);
+              tile * (C::kTileRows / (pairs ? 16 : 8)) + head_of(tile) * (a.apart / 8), &landed[stage],
+              false);
   };
   const auto fetch_input = [&](int stage) {
     copy_tile(inputs + stage * C::kInBytes, a.in_map, 0, step * C::kChunks, 0, 0, &landed[stage], true);
@@ -354,7 +394,7 @@ __global__ void __launch_bounds__(RONDO_TILE_THREADS(Cut<kColumns>::kThreads), k
       if (lane == 0) arrive(&released[stage]);
       if (++stage == kDepth) stage = 0, parity ^= 1;
     }
-    Writer<T, kColumns> writer(a, (tile * kConsumers + warp) * units_of_warp);
+    Writer<T, kColumns> writer(a, (tile * kConsumers + warp) * units_of_warp, head_of(tile));
     if (!whole && !add_parts(a, blocks, block, tile_begin, product)) continue;
     if (begun) wait_landed(factors_made, 0);
     writer.write(product, scratch, begun ? factors : nullptr);
@@ -377,12 +417,13 @@ void for_rows(int rows, F f) {
 bool stream_tiles_compiled() { return compiled_for_tiles(stream_tiles_kernel<__half, 8>); }
 
 bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t part_bytes) {
-  const int halves = a.output == StreamOutput::silu_mul ? 2 : 1;
+  const int halves = has_pairs(a.output) ? 2 : 1;
+  const bool rope = a.output == StreamOutput::rope_append;
   a.units = a.N / halves;
+  a.apart = rope ? a.rope.head_dim / 2 : a.units;
   a.pause = pause_of(queue);
-  if (!queue.tiles || a.output == StreamOutput::rope_append || a.rows < 1 || a.rows > kMaxRows || a.K % 64 ||
-      a.units % 8 || (a.next_norm && (a.units % 16 || a.rows > kBegunRows)) ||
-      (a.squares && a.rows > kBegunRows))
+  if (!queue.tiles || a.rows < 1 || a.rows > kMaxRows || a.K % 64 || a.units % 8 ||
+      (a.next_norm && (a.units % 16 || a.rows > kBegunRows)) || (a.squares && a.rows > kBegunRows))
     return false;
   bool fits = false;
   for_rows(a.rows, [&](auto n) {
@@ -394,7 +435,9 @@ bool stream_tiles_fits(StreamTilesArgs& a, const Queue& queue, uint64_t part_byt
     a.each = static_cast<int>(steps / queue.multiprocessors);
     a.more = static_cast<int>(steps % queue.multiprocessors);
     const auto parts = static_cast<uint64_t>(queue.multiprocessors) * C::kTileRows * n * sizeof(float);
-    fits = steps < 1 << 22 &&  // beyond, quotient() is not exact
+    a.heads_per_tile = rope ? static_cast<float>(units_of_tile) / static_cast<float>(a.apart) : 0.0f;
+    fits = (!rope || (C::kHeads && a.apart % units_of_tile == 0)) &&
+           steps < 1 << 22 &&  // beyond, quotient() is not exact
            parts <= part_bytes && C::kShared <= queue.shared_limit;
   });
   return fits;
@@ -410,8 +453,8 @@ void enqueue_stream_tiles(DType dtype, const StreamTilesArgs& args, Queue& queue
     // Eight rows, then the chunks of a step, so that neighbouring chunks are asked for at about the same
     // time.
     a.weight_map =
-        make_tile_map(a.weight, {8, a.K / 64, halves, a.units / 8}, {row, 128, a.units * row, 8 * row},
-                      {8, C::kChunks, halves, C::kTileRows / 8 / halves});
+        make_tile_map(a.weight, {8, a.K / 64, halves, (a.N - (halves - 1) * a.apart) / 8},
+                      {row, 128, a.apart * row, 8 * row}, {8, C::kChunks, halves, C::kTileRows / 8 / halves});
     a.in_map = make_tile_map(a.in, {a.rows, a.K / 64, 1, 1}, {row, 128, row, row}, {kIn, C::kChunks, 1, 1});
     const auto run = [&](auto kernel) {
       launch_spread<Blocks::wait_for_lower>(queue, kernel, dim3(C::kThreads), C::kShared, a);

@@ -106,7 +106,7 @@ void launch_spread(Queue& queue, void (*kernel)(P...), dim3 block, size_t shared
 
 inline void let_next_start() {}
 inline void wait_for_previous() {}
-inline void pause(int /*cycles*/) {}
+inline void pause(int /*cycles*/, bool /*asleep*/ = false) {}
 
 inline int draw_ticket(int* ticket) {
   __threadfence();
