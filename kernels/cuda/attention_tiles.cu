@@ -2,12 +2,12 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cuda/attention_merge.h"
 #include "kernels/cuda/attention_rings.h"
 #include "kernels/cuda/attention_schedule.h"
 #include "kernels/cuda/dialect.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/load.h"
-#include "kernels/cuda/parts.h"
 #include "kernels/cuda/raw_heads.h"
 #include "kernels/cuda/reduce.h"
 
@@ -17,11 +17,8 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kPairs = 16;        // (row, query head) of a tile: the 16 side of an m16n8k16 product
-constexpr int kLongChunk = 1024;  // positions of which a block may well take several chunks
+constexpr int kLongChunk = 1024;  // positions; longer chunks may be cut
 constexpr float kLog2E = 1.44269504f;
-
-// -inf - -inf is NaN; a state without a position has weight 0 against any finite reference.
-__device__ __forceinline__ float reference(float m) { return m == -INFINITY ? 0.0f : m; }
 
 // How many query heads and rows a tile has, which is the same for all but the last heads of a large group,
 // and how many tiles there are.
@@ -41,6 +38,22 @@ struct TileShape {
 struct Softmax {
   float m[2];
   float l[2];
+};
+
+// What a block takes at a time: a tile's chunk, for the query heads of one K/V head, or some of a large
+// group.
+struct Item {
+  Chunk chunk;
+  const int32_t* table;  // of the sequence's pages
+  int kv_head;
+  int first_head;
+  int heads;
+
+  __device__ __forceinline__ int pairs() const { return heads * chunk.tile.rows; }
+  // Turns in which the block's warps take `stride` positions together.
+  __device__ __forceinline__ int turns(int stride) const {
+    return chunk.pieces ? ceil_div(chunk.end - chunk.begin, stride) : 0;
+  }
 };
 
 // Makes the chunk's query heads, from `first_head` on, and where it is the tile's last, which has this step's
@@ -117,7 +130,7 @@ __device__ __forceinline__ void make_heads(const AttentionArgs& a, const RopeApp
 // of two such products are, as they lie in registers, the 16 x 16 side of o = p v. The warps' results are
 // merged in shared memory. A tile of one chunk gets its o here; otherwise partial_o [R, S, heads, head_dim]
 // and partial_ml [R, S, heads, 2] (maximum, sum) are written, and merged in the order of the chunks by the
-// tile's last block to arrive, by its ticket, or where each block has one chunk, by the last chunk's.
+// block that draws the tile's last ticket, or where each block has one chunk, by the last chunk's.
 //
 // kRaw: the step is one row, and its q, k and v are as the product left them. Each block makes the query
 // heads that it needs, and who has the last chunk of a K/V head its new key and value, which go to the page
@@ -147,99 +160,169 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (lane == 0) ring.prepare();
     __syncwarp();
   }
-  float* const warp_o = reinterpret_cast<float*>(ring.base);  // [kPairs, kMaxDim], when the ring is done with
   const int group = a.group;
   const float scale = kLog2E / sqrtf(static_cast<float>(a.head_dim));
   Cursor cursor;
   bool waited = false;
 
-  for (int item = static_cast<int>(blockIdx.x);; item += static_cast<int>(gridDim.x)) {
-    const int number = quotient(item, shape.chunks_per_one), rest = item - number * shape.per_chunk;
-    const Chunk chunk = kRaw ? chunk_of_one_row(a, number) : cursor.chunk(a, shape.rows, number, lane);
-    if (!chunk.pieces) break;
-    const int kv_head = shape.per_kv_head == 1 ? rest : rest / shape.per_kv_head,
-              first_in_group = (rest - kv_head * shape.per_kv_head) * shape.heads;
-    const int first_head = kv_head * group + first_in_group;
-    const int heads = group - first_in_group < shape.heads ? group - first_in_group : shape.heads;
-    const int pairs = heads * chunk.tile.rows;
-    const Row first_row = row_at(a, chunk.tile.first);
-    const int32_t* const table = a.map.page_tables + first_row.slot * a.map.pages_per_slot;
+  const auto item_at = [&](int index) {
+    const int number = quotient(index, shape.chunks_per_one), rest = index - number * shape.per_chunk;
+    Item item{};
+    item.chunk = kRaw ? chunk_of_one_row(a, number) : cursor.chunk(a, shape.rows, number, lane);
+    if (!item.chunk.pieces) return item;
+    item.kv_head = shape.per_kv_head == 1 ? rest : rest / shape.per_kv_head;
+    const int first_in_group = (rest - item.kv_head * shape.per_kv_head) * shape.heads;
+    item.first_head = item.kv_head * group + first_in_group;
+    item.heads = group - first_in_group < shape.heads ? group - first_in_group : shape.heads;
+    item.table = a.map.page_tables + item.chunk.tile.slot * a.map.pages_per_slot;
+    return item;
+  };
+  constexpr int kStride = kWarps * kPositions;
+
+  // Of many items, by the copy engine: the ring runs on from one to the next, whose first turns are on their
+  // way while results are merged. But for the stage of an item's last turn, which has the results until then.
+  constexpr bool kRunsOn = kCopied && !kRaw;
+  constexpr int kAll = kStages<kMaxDim>;
+  const auto after = [](int stage) { return stage + 1 == kAll ? 0 : stage + 1; };
+  int stage = 0, empty = 0;          // of the turn that comes next, and of the one that is asked for next
+  int asked = 0, asked_of_next = 0;  // turns of the item, and of the one behind it
+
+  // What is waited for longest is asked for early: the queries of an item while the one before is multiplied,
+  // and a ticket's answer, which is looked at when the item behind it is done.
+  constexpr int kLanes = kMaxDim / 8;  // of a query
+  constexpr int kQueries = kPairs * kLanes / kThreads;
+  uint4 queries_of_next[kQueries];
+  const auto ask_for_queries = [&](const Item& of) {
+#pragma unroll
+    for (int j = 0; j < kQueries; ++j) {
+      const int i = static_cast<int>(threadIdx.x) + j * kThreads, m = i / kLanes, dim = i % kLanes * 8,
+                row = shape.row_of(m);
+      queries_of_next[j] = make_uint4(0, 0, 0, 0);
+      if (m >= of.pairs() || dim >= a.head_dim) continue;
+      const int64_t r = of.chunk.tile.first + row, head = of.first_head + m - row * of.heads;
+      queries_of_next[j] =
+          load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
+    }
+  };
+  const auto take_queries = [&] {
+#pragma unroll
+    for (int j = 0; j < kQueries; ++j) {
+      const int i = static_cast<int>(threadIdx.x) + j * kThreads;
+      *reinterpret_cast<uint4*>(queries + i / kLanes * kRow + i % kLanes * 8) = queries_of_next[j];
+    }
+  };
+  Item cut{};      // whose ticket was drawn, and is not looked at yet; or without pieces
+  int drawn = -1;  // by thread 0
+  const auto merge = [&](const Item& of) {
+#pragma unroll 1
+    for (int m = warp; m < of.pairs(); m += kWarps) {
+      const int row = shape.row_of(m);
+      merge_pieces<T, kMaxDim>(a, of.chunk.tile.first + row, of.first_head + m - row * of.heads,
+                               of.chunk.pieces, lane);
+    }
+  };
+  const auto ticket_of = [&](const Item& of) {
+    return a.tickets + (static_cast<int64_t>(of.chunk.tile.first) * a.heads + of.first_head);
+  };
+  // Behind a barrier behind `*arrived = drawn`: whether the block's piece was the tile's last to come.
+  const auto merge_if_last = [&] {
+    if (!cut.chunk.pieces || *arrived != cut.chunk.pieces - 1) return;
+    if (threadIdx.x == 0) *ticket_of(cut) = 0;  // as the next attention finds it
+    merge(cut);
+  };
+
+  int index = static_cast<int>(blockIdx.x);
+  Item item = item_at(index), next{};
+  for (; item.chunk.pieces; item = next) {
+    const Chunk& chunk = item.chunk;
+    const int first_position = chunk.tile.position();
+    const int kv_head = item.kv_head, first_head = item.first_head, heads = item.heads, pairs = item.pairs();
+    const int32_t* const table = item.table;
+    index += static_cast<int>(gridDim.x);
 
     // What earlier steps wrote need not wait for the kernel before; what this step wrote must.
     AsyncCopies copies;
     const int begin = chunk.begin + warp * kPositions;
-    constexpr int kStride = kWarps * kPositions;
+    const int turns = item.turns(kStride);
+    const auto ask = [&] {
+      const bool own = asked < turns;
+      if (!own && asked_of_next >= next.turns(kStride)) return false;
+      const int at = (own ? item.chunk.begin : next.chunk.begin) +
+                     ((own ? asked++ : asked_of_next++) * kWarps + warp) * kPositions;
+      if constexpr (kRunsOn)
+        if (lane == 0 && at < (own ? item.chunk.end : next.chunk.end))
+          ring.fetch(a, pages, own ? item.table : next.table, own ? item.kv_head : next.kv_head, empty, at);
+      empty = after(empty);
+      return true;
+    };
+    if constexpr (kRunsOn)
+      asked = asked_of_next, asked_of_next = 0;
+    else
+      stage = 0;
     // Positions at .. at + 15, as far as they lie in [from, to); by the copy engine, all of them at once.
-    const auto fetch = [&](int stage, int at, int from, int to) {
+    const auto fetch = [&](int into, int at, int from, int to) {
       if (at >= chunk.end || from >= to) return;
       if constexpr (kCopied) {
-        if (lane == 0) ring.fetch(a, pages, table, kv_head, stage, at);
+        if (lane == 0) ring.fetch(a, pages, table, kv_head, into, at);
       } else {
-        ring.fetch(copies, a, chunk, table, kv_head, stage, at, from, to, lane);
+        ring.fetch(copies, a, chunk, table, kv_head, into, at, from, to, lane);
       }
     };
     // What lies in [from, to) of all stages. A stage of the copy engine's comes when all of its positions do.
     const auto fill = [&](int from, int to, bool commit) {
 #pragma unroll 1
-      for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
-        const int at = begin + stage * kStride;
+      for (int n = 0; n < kAll; ++n) {
+        const int at = begin + n * kStride;
         if constexpr (kCopied) {
           const int last = at + kPositions < chunk.end ? at + kPositions : chunk.end;
-          if (from < last && last <= to) fetch(stage, at, from, to);
+          if (from < last && last <= to) fetch(n, at, from, to);
         } else {
-          if (from < at + kPositions) fetch(stage, at, from, to);
+          if (from < at + kPositions) fetch(n, at, from, to);
           if (commit) copies.commit();
         }
       }
     };
+    const bool first = !waited;
     if constexpr (kRaw) {
       for (int i = static_cast<int>(threadIdx.x); i < kPairs * kRow / 8; i += kThreads)
         reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
 #pragma unroll 1
-      for (int stage = 0; stage < kStages<kMaxDim>; ++stage) {
-        const int at = begin + stage * kStride;
+      for (int n = 0; n < kAll; ++n) {
+        const int at = begin + n * kStride;
         if constexpr (kCopied)
-          fetch(stage, at, 0, 1);  // the new position's place is filled by settle()
+          fetch(n, at, 0, 1);  // the new position's place is filled by settle()
         else if (at < chunk.end)
-          ring.fetch(copies, a, chunk, table, kv_head, stage, at, 0, first_row.position, lane);
+          ring.fetch(copies, a, chunk, table, kv_head, n, at, 0, first_position, lane);
         copies.commit();
       }
-      make_heads<T, kMaxDim>(a, raw, chunk, first_row, kv_head, first_head, pairs, rings, queries, new_heads,
-                             waited);
+      make_heads<T, kMaxDim>(a, raw, chunk, row_at(a, 0), kv_head, first_head, pairs, rings, queries,
+                             new_heads, waited);
     } else {
-      const int old = waited ? 0 : first_position_of_step(a, first_row.slot, lane);
-      if (!waited) {
+      if (first) {
+        const int old = first_position_of_step(a, chunk.tile.slot, lane);
         fill(0, chunk.end < old ? chunk.end : old, false);
         wait_for_previous();
         waited = true;
+        // They are asked for before this step's keys and values, whose page has to be looked up first.
+        ask_for_queries(item);
+        fill(old, chunk.end, true);
+        take_queries();
+        asked = turns < kAll ? turns : kAll, empty = asked == kAll ? 0 : asked;
+      } else if (!kRunsOn) {
+        fill(0, chunk.end, true);
       }
-      // The queries are asked for before this step's keys and values, whose page has to be looked up first.
-      constexpr int kLanes = kMaxDim / 8;  // of a query
-      constexpr int kPieces = kPairs * kLanes / kThreads;
-      uint4 pieces[kPieces];
-#pragma unroll
-      for (int j = 0; j < kPieces; ++j) {
-        const int i = static_cast<int>(threadIdx.x) + j * kThreads, m = i / kLanes, dim = i % kLanes * 8,
-                  row = shape.row_of(m);
-        pieces[j] = make_uint4(0, 0, 0, 0);
-        if (m >= pairs || dim >= a.head_dim) continue;
-        const int64_t r = chunk.tile.first + row, head = first_head + m - row * heads;
-        pieces[j] = load_raw8(static_cast<const T*>(a.q) + (r * a.heads + head) * a.head_dim + dim).words[0];
-      }
-      fill(old, chunk.end, true);
-#pragma unroll
-      for (int j = 0; j < kPieces; ++j) {
-        const int i = static_cast<int>(threadIdx.x) + j * kThreads;
-        *reinterpret_cast<uint4*>(queries + i / kLanes * kRow + i % kLanes * 8) = pieces[j];
-      }
+      next = item_at(index);
+      if constexpr (kRunsOn)
+        for (int on_their_way = asked; on_their_way < kAll && ask();) ++on_their_way;
+      ask_for_queries(next);
     }
-    __syncthreads();
+    if (kRaw || first) __syncthreads();  // the queries are there, and else have been since the item before
 
     // Of a pair that is not there, anything at all: its results meet no other's.
     int row_end[2], row_begin[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int position = first_row.position + shape.row_of(g + 8 * h);
+      const int position = first_position + shape.row_of(g + 8 * h);
       row_end[h] = position + 1;
       row_begin[h] = window_begin(a, position);
     }
@@ -256,11 +339,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int i = 0; i < 4; ++i) o[n][i] = 0;
 
-    int stage = 0;
 #pragma unroll 1
-    for (int at = begin; at < chunk.end; at += kStride) {
+    for (int turn = 0; turn < turns; ++turn, stage = after(stage)) {
+      const int at = begin + turn * kStride;
+      if (at >= chunk.end) continue;  // it is the last
       if constexpr (kCopied) {
-        ring.settle(stage, at, chunk, has_new ? new_heads : nullptr, first_row.position, lane);
+        ring.settle(stage, at, chunk, has_new ? new_heads : nullptr, first_position, lane);
       } else {
         copies.wait<kStages<kMaxDim> - 1>();
         __syncwarp();
@@ -315,13 +399,22 @@ __global__ void __launch_bounds__(kThreads, 2)
         mma(o[2 * k + 1], p, make_uint2(v.z, v.w), type);
       }
       __syncwarp();  // before the stage is overwritten
-      fetch(stage, at + kStages<kMaxDim> * kStride, 0, chunk.end);
-      copies.commit();
-      stage = stage + 1 == kStages<kMaxDim> ? 0 : stage + 1;
+      if constexpr (kRunsOn) {
+        if (turn + 1 < turns) ask();
+      } else {
+        fetch(stage, at + kAll * kStride, 0, chunk.end);
+        copies.commit();
+      }
     }
     copies.wait<0>();
     __syncwarp();
 
+    // The warps' results, [kPairs, kMaxDim] each.
+    const int results_stage = !kRunsOn ? 0 : stage == 0 ? kAll - 1 : stage - 1;
+    const auto results = [&](int of_warp) {
+      return reinterpret_cast<float*>(rings + of_warp * WarpRing::kElements +
+                                      results_stage * WarpRing::kStage);
+    };
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int m = g + 8 * h;
@@ -334,14 +427,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
 #pragma unroll
       for (int n = 0; n < 2 * kSteps; ++n)
-        *reinterpret_cast<float2*>(warp_o + m * kMaxDim + 8 * n + 2 * t) =
+        *reinterpret_cast<float2*>(results(warp) + m * kMaxDim + 8 * n + 2 * t) =
             make_float2(o[n][2 * h], o[n][2 * h + 1]);
     }
+    if (!kRaw && threadIdx.x == 0) *arrived = drawn;
     __syncthreads();
 
-    const auto partial_at = [&](int row, int piece, int64_t head) {
-      return ((chunk.tile.first + row) * static_cast<int64_t>(a.capacity) + piece) * a.heads + head;
-    };
     // Four neighbouring dimensions of a pair each.
     constexpr int kQuads = kMaxDim / 4;
     const bool whole = chunk.pieces == 1;
@@ -355,116 +446,45 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int w = 0; w < kWarps; ++w) {
         const float weight = exp2f(warp_ml[(w * kPairs + m) * 2] - reference(top));
         float v[4];
-        load4(reinterpret_cast<const float*>(rings + w * WarpRing::kElements) + m * kMaxDim + d, v);
+        load4(results(w) + m * kMaxDim + d, v);
         l += weight * warp_ml[(w * kPairs + m) * 2 + 1];
 #pragma unroll
         for (int j = 0; j < 4; ++j) sum[j] += weight * v[j];
       }
-      const int64_t head = first_head + m - row * heads;
+      const int r = chunk.tile.first + row, head = first_head + m - row * heads;
       if (whole) {
         const float scale_back = 1.0f / l;
 #pragma unroll
         for (int j = 0; j < 4; ++j) sum[j] *= scale_back;
-        store4(static_cast<T*>(a.o) +
-                   ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
-               sum);
+        store4(static_cast<T*>(a.o) + (static_cast<int64_t>(r) * a.heads + head) * a.head_dim + d, sum);
       } else {
-        const int64_t at = partial_at(row, chunk.index, head);
+        const int64_t at = piece_at(a, r, chunk.index, head);
         store_words(reinterpret_cast<float4*>(a.partial_o + at * a.head_dim + d),
                     make_float4(sum[0], sum[1], sum[2], sum[3]));
         if (d == 0) store_words(reinterpret_cast<float2*>(a.partial_ml) + at, make_float2(top, l));
       }
     }
-    if constexpr (kCopied) order_before_copies();  // warp_o's place is the next item's ring
-    __syncthreads();  // before the next item's results, and all partial results are written
-    if (whole) continue;
-    if constexpr (kRaw) {  // each block has one chunk: the last one's takes the others' results as they come
-      if (chunk.index != chunk.pieces - 1) break;
-    } else {
-      int* const ticket = a.tickets + (static_cast<int64_t>(chunk.tile.first) * a.heads + first_head);
-      if (threadIdx.x == 0) *arrived = draw_ticket(ticket);
+    if constexpr (kRaw) {
+      // Each block has one chunk: the last one's takes the others' results as they come.
       __syncthreads();
-      if (*arrived != chunk.pieces - 1) continue;
-      if (threadIdx.x == 0) *ticket = 0;  // as the next attention finds it
-    }
-    // A warp merges one pair at a time, four neighbouring dimensions a lane, or two fours; lane p has piece
-    // p's weight.
-    constexpr int kTogether = 8;  // pieces in flight
-    constexpr int kHalves = kMaxDim > 128 ? 2 : 1;
-#pragma unroll 1
-    for (int m = warp; m < pairs; m += kWarps) {
-      const int row = shape.row_of(m);
-      const int64_t head = first_head + m - row * heads, at = partial_at(row, 0, head);
-      float2* const mls = reinterpret_cast<float2*>(a.partial_ml) + at;
-      const int64_t next = static_cast<int64_t>(a.heads) * a.head_dim;  // from a piece to the one behind it
-      float top = -INFINITY, l = 0, sum[kHalves][4] = {};
-#pragma unroll 1
-      for (int base = 0; base < chunk.pieces; base += 32) {
-        const int there = chunk.pieces - base < 32 ? chunk.pieces - base : 32;
-        float2 ml = make_float2(-INFINITY, 0);
-        if (lane < there) ml = load_words(mls + (base + lane) * a.heads);
-        float weight = 0;
-#pragma unroll
-        for (int half = 0; half < kHalves; ++half) {
-          const int d = half * 128 + lane * 4;
-          const bool wanted = d < a.head_dim;
-          float* from = a.partial_o + at * a.head_dim + base * next + (wanted ? d : half * 128);
-#pragma unroll 1
-          for (int first = 0; first < there; first += kTogether) {
-            float4 v[kTogether];
-            // In place of a piece that is not there the last one is read again; its weight is 0.
-            const auto place = [&](int k) {
-              const int piece = first + k < there ? first + k : there - 1;
-              return reinterpret_cast<float4*>(from + piece * next);
-            };
-#pragma unroll
-            for (int k = 0; k < kTogether; ++k) v[k] = load_words(place(k));
-            if (half == 0 && first == 0) {
-              if (lane < there) {
-                ml = wait_for_words(mls + (base + lane) * a.heads, ml);
-                put_back(mls + (base + lane) * a.heads);
-              }
-              __syncwarp();
-              const float higher =
-                  fmaxf(top, warp_reduce(ml.x, [](float x, float y) { return fmaxf(x, y); }));
-              const float keep = exp2f(top - reference(higher));
-              weight = exp2f(ml.x - reference(higher));
-              top = higher;
-              l = l * keep + weight * ml.y;
-#pragma unroll
-              for (int h = 0; h < kHalves; ++h)
-#pragma unroll
-                for (int j = 0; j < 4; ++j) sum[h][j] *= keep;
-            }
-#pragma unroll
-            for (int k = 0; k < kTogether; ++k) {
-              v[k] = wait_for_words(place(k), v[k]);
-              const float w = __shfl_sync(kFullWarp, weight, first + k);
-              sum[half][0] += w * v[k].x;
-              sum[half][1] += w * v[k].y;
-              sum[half][2] += w * v[k].z;
-              sum[half][3] += w * v[k].w;
-            }
-            __syncwarp();  // lanes of dimensions that there are not have read lane 0's
-#pragma unroll
-            for (int k = 0; k < kTogether; ++k)
-              if (wanted) put_back(place(k));
-          }
-        }
-      }
-      const float scale_back = 1.0f / warp_reduce(l, Add());
-#pragma unroll
-      for (int half = 0; half < kHalves; ++half) {
-        const int d = half * 128 + lane * 4;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sum[half][j] *= scale_back;
-        if (d < a.head_dim)
-          store4(static_cast<T*>(a.o) +
-                     ((chunk.tile.first + row) * static_cast<int64_t>(a.heads) + head) * a.head_dim + d,
-                 sum[half]);
+      if (!whole && chunk.index == chunk.pieces - 1) merge(item);
+    } else {
+      merge_if_last();
+      take_queries();
+      if constexpr (kCopied) order_before_copies();  // the results' place is the next item's ring
+      __syncthreads();  // before the next item's results, and all partial results are written
+      if constexpr (kRunsOn) ask();
+      cut = {};
+      if (!whole) {
+        cut = item;
+        if (threadIdx.x == 0) drawn = draw_ticket(ticket_of(item));
       }
     }
-    if constexpr (kRaw) break;
+  }
+  if constexpr (!kRaw) {
+    if (threadIdx.x == 0) *arrived = drawn;
+    __syncthreads();
+    merge_if_last();
   }
   if (!waited) wait_for_previous();  // nobody may take this kernel for done before the one before it is
 }
@@ -517,16 +537,19 @@ void enqueue_attention_tiles(DType dtype, const AttentionArgs& asked, Queue& que
         ErrorKind::InvalidArgument,
         "attention: expected at most 512 groups of up to 16 query heads that share a K/V head, found " +
             std::to_string(per_chunk));
-  // As many chunks as blocks where there are few rows; where there are many, short enough that no block is
-  // left with one long row's. No more than `capacity` of them either way.
+  // As many chunks as blocks where there are few rows. Where there are many, a chunk is cut further: one long
+  // row among short ones is not left to a few blocks, but gives at least half of the multiprocessors work.
+  // Not further than that, for longer chunks are read faster. No more than `capacity` of them either way.
   const int blocks = (args.look_ahead ? 1 : 2) * queue.multiprocessors;
   args.splits = std::clamp(blocks / (args.rows_in_step * per_chunk), 1, args.capacity);
+  args.pieces = std::clamp(queue.multiprocessors / 2 / per_chunk, 1, args.capacity);
   const int positions = static_cast<int>(args.map.pages_per_slot << args.map.page_shift) + kPositions;
-  args.longest_chunk = args.rows_in_step == 1
-                           ? positions
-                           : std::max(kLongChunk, (positions + args.capacity - 1) / args.capacity);
+  args.long_chunk = args.rows_in_step == 1
+                        ? positions
+                        : std::max(kLongChunk, (positions + args.capacity - 1) / args.capacity);
   args.group = group;
   args.per_split = 1.0f / static_cast<float>(args.splits);
+  args.per_piece = 1.0f / static_cast<float>(args.pieces);
   const TileShape shape{heads,       rows,      rows == 1 ? 0 : (65536 + heads - 1) / heads,
                         per_kv_head, per_chunk, 1.0f / static_cast<float>(per_chunk)};
   const bool copied = queue.tiles && 1 << args.map.page_shift >= kPositions &&

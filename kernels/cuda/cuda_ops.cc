@@ -62,8 +62,9 @@ void check_model(const StepDims& d, const Model& m) {
   }
 }
 
-// Up to how many rows attention reads ahead of the kernel before it, a block on each multiprocessor.
-constexpr int kLookAheadRows = 8;
+// Up to how many rows attention reads ahead of the kernel before it, a block on each multiprocessor. At a
+// head_dim of 64 its four warps are too few to keep up with the memory where there is much to read.
+constexpr int kLookAheadRows = 16, kLookAheadRowsOfSmallHeads = 8;
 
 class CudaOps : public Ops {
  public:
@@ -347,7 +348,7 @@ class CudaOps : public Ops {
     a.head_dim = static_cast<int>(dims_.head_dim);
     a.capacity = attention_splits(dims_, bucket.rows);
     a.rows_in_step = bucket.rows;
-    a.look_ahead = bucket.rows <= kLookAheadRows;
+    a.look_ahead = bucket.rows <= (dims_.head_dim > 64 ? kLookAheadRows : kLookAheadRowsOfSmallHeads);
     return a;
   }
   void add_bias(const View& x, const View& bias, int rows) {

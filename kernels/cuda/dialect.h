@@ -140,12 +140,11 @@ __device__ __forceinline__ void pause([[maybe_unused]] int cycles, [[maybe_unuse
 #endif
 }
 
-// Adds 1 to the word and returns what it held. What the block's threads wrote before a barrier and this call
-// is seen, after a barrier, by the threads of a block that drew later. One thread.
+// Adds 1 to the word and returns what it held. It is in no order with anything else that a block writes.
 __device__ __forceinline__ int draw_ticket([[maybe_unused]] int* ticket) {
   int before = 0;
 #if defined(__CUDA_ARCH__)
-  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(ticket) : "memory");
+  asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;" : "=r"(before) : "l"(ticket) : "memory");
 #endif
   return before;
 }

@@ -3,8 +3,8 @@
 // the L2, where a ticket takes three (the fence before it, the ticket, the words behind it). Who takes a word
 // puts kNotThere back, as the next kernel finds it.
 //
-// A block waits only for blocks with a lower index (Blocks::wait_for_lower): these started before it, so that
-// it keeps none from starting that it waits for.
+// A block waits only for blocks with a lower index (Blocks::wait_for_lower), or that it knows to have left
+// their words: these started before it, so that it keeps none from starting that it waits for.
 #pragma once
 
 #include <cstdint>
@@ -21,16 +21,6 @@ __device__ __forceinline__ bool is_there(float v) { return __float_as_uint(v) !=
 __device__ __forceinline__ bool is_there(float2 v) { return is_there(v.x) && is_there(v.y); }
 __device__ __forceinline__ bool is_there(float4 v) {
   return is_there(v.x) && is_there(v.y) && is_there(v.z) && is_there(v.w);
-}
-
-// What is at `from` once it is there; `v`: what a load_words() from there has found.
-template <class V>
-__device__ __forceinline__ V wait_for_words(const V* from, V v) {
-  while (!is_there(v)) {
-    wait_for_other_block();
-    v = load_words(from);
-  }
-  return v;
 }
 
 // By who took the words.

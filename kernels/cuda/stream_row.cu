@@ -261,8 +261,8 @@ bool stream_row_fits(StreamGemmArgs& a, const Queue& queue) {
   a.short_column = a.short_columns ? a.per_row - 1 : -1;
   a.depth = kMostDepth;
   if (shared_bytes(a) > kSharedBudget) --a.depth;
-  // Where a block's ring holds all of its weights, as in all products of 0.6B but the LM head, whose steps are
-  // 2 to 3 % shorter so; elsewhere steps were up to 1 % longer.
+  // Where a block's ring holds all of its weights, as in all products of 0.6B but the LM head, whose steps
+  // are 2 to 3 % shorter so; elsewhere steps were up to 1 % longer.
   a.asleep = rows_of_w(a) * a.per_row <= kWarps * a.depth;
   return shared_bytes(a) <= static_cast<size_t>(queue.shared_limit);
 }

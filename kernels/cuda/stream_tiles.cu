@@ -228,13 +228,12 @@ __device__ __forceinline__ bool add_parts(const StreamTilesArgs& a, const Deal& 
 #pragma unroll
             for (int i = 0; i < kFours; ++i) call(v[b][i], part(first + b) + 32 * (j + i), 4 * (j + i));
       };
-      each([](float4& to, const float4* from, int) { to = load_words(from); });
       for (;;) {
         bool there = true;
+        each([](float4& to, const float4* from, int) { to = load_words(from); });
         each([&](const float4& sum, const float4*, int) { there = there && is_there(sum); });
         if (there) break;
         wait_for_other_block();
-        each([](float4& to, const float4* from, int) { to = load_words(from); });
       }
       each([&](const float4& sum, float4* from, int at) {
         product.sum[at] += sum.x, product.sum[at + 1] += sum.y;

@@ -108,12 +108,7 @@ inline void let_next_start() {}
 inline void wait_for_previous() {}
 inline void pause(int /*cycles*/, bool /*asleep*/ = false) {}
 
-inline int draw_ticket(int* ticket) {
-  __threadfence();
-  const int before = atomicAdd(ticket, 1);
-  __threadfence();
-  return before;
-}
+inline int draw_ticket(int* ticket) { return atomicAdd(ticket, 1); }
 
 template <class V>
 void store_words(V* to, V v) {
