@@ -196,22 +196,44 @@ TEST(CpuRows, NaNInOneRowLeavesTheOthersBitsAlone) {
   }
 }
 
-// More threads than cores, so that most come late: parts are whole and in nobody else's hands, and what one
-// loop wrote the next one finds.
-TEST(ThreadPool, APartIsTakenOnceByWhoeverComesFirst) {
-  constexpr int kThreads = 16, kLoops = 400;
+// More threads than cores, so that most come late: each index is done once, a thread's number is nobody
+// else's, and what one loop wrote the next one finds.
+TEST(ThreadPool, APieceIsTakenOnceByWhoeverComesFirst) {
+  constexpr int kThreads = 16, kLoops = 400, kItems = 1000, kGrain = 3;
   ThreadPool pool(kThreads);
-  std::vector<int> mine(kThreads);  // of each part, written without a lock
+  std::vector<int> done(kItems);  // loops, written without a lock
   for (int loop = 0; loop < kLoops; ++loop) {
-    std::array<std::atomic<int>, kThreads> taken{};
-    pool.parallel_for(kThreads, [&](int64_t begin, int64_t end, int part) {
-      EXPECT_EQ(begin, part);
-      EXPECT_EQ(end, part + 1);
-      EXPECT_EQ(mine[static_cast<size_t>(part)]++, loop);
-      taken[static_cast<size_t>(part)].fetch_add(1);
+    std::array<std::atomic<int>, kThreads> busy{};
+    std::atomic<int> misused{0};
+    pool.parallel_for(kItems, kGrain, [&](int64_t begin, int64_t end, int thread) {
+      if (busy[static_cast<size_t>(thread)].fetch_add(1) != 0) ++misused;
+      if (begin % kGrain != 0 || (end % kGrain != 0 && end != kItems)) ++misused;
+      for (int64_t i = begin; i < end; ++i)
+        if (done[static_cast<size_t>(i)]++ != loop) ++misused;
+      busy[static_cast<size_t>(thread)].fetch_sub(1);
     });
-    for (const auto& times : taken) ASSERT_EQ(times.load(), 1) << "loop " << loop;
+    ASSERT_EQ(misused.load(), 0) << "loop " << loop;
+    ASSERT_EQ(std::count(done.begin(), done.end(), loop + 1), kItems) << "loop " << loop;
   }
+}
+
+// A thread that has a long piece keeps nobody from the others.
+TEST(ThreadPool, WhoIsHeldUpKeepsOnePieceAlone) {
+  ThreadPool pool(2);
+  std::atomic<int> others{0};
+  int64_t pieces = 0;
+  pool.parallel_for(16, 1, [&](int64_t begin, int64_t end, int) {
+    if (begin != 0) {
+      others.fetch_add(static_cast<int>(end - begin));
+      return;
+    }
+    pieces = end - begin;
+    // Whoever has it waits until the other thread has done all the rest.
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (others.load() < 15 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  });
+  EXPECT_EQ(pieces, 1);
+  EXPECT_EQ(others.load(), 15);
 }
 
 TEST(ThreadPool, CoversEveryIndexOnceAndSurvivesSleepAndFork) {
@@ -219,7 +241,7 @@ TEST(ThreadPool, CoversEveryIndexOnceAndSurvivesSleepAndFork) {
   ASSERT_EQ(pool->threads(), 3);
   const auto covered = [&](int64_t n) {
     std::vector<int> hits(static_cast<size_t>(n));
-    pool->parallel_for(n, [&](int64_t begin, int64_t end, int) {
+    pool->parallel_for(n, 2, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) ++hits[static_cast<size_t>(i)];
     });
     return std::count(hits.begin(), hits.end(), 1) == n;

@@ -132,17 +132,20 @@ class CpuOps final : public Ops {
     const Product p = prepare(b_.norm, layer.gate_up, bucket.rows, b_.gate_up, false);
     // A thread makes the gates and the ups of its own range, so that it can join them without waiting for
     // another.
-    share(groups(F), work_of(layer.gate_up, bucket.rows), [&](int64_t begin, int64_t end, int thread) {
-      float* scratch = multiply_scratch_[static_cast<size_t>(thread)].data();
-      const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
-      multiply(p, static_cast<size_t>(from), static_cast<size_t>(to), scratch);
-      multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to), scratch);
-      for (int64_t r = 0; r < bucket.rows; ++r) {
-        const float* gate = b_.gate_up.as<float>() + r * 2 * F;
-        silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
-                      b_.h.as<float>() + r * F + from);
-      }
-    });
+    share(
+        groups(F), work_of(layer.gate_up, bucket.rows),
+        [&](int64_t begin, int64_t end, int thread) {
+          float* scratch = multiply_scratch_[static_cast<size_t>(thread)].data();
+          const int64_t from = begin * kProductGroup, to = std::min(F, end * kProductGroup);
+          multiply(p, static_cast<size_t>(from), static_cast<size_t>(to), scratch);
+          multiply(p, static_cast<size_t>(F + from), static_cast<size_t>(F + to), scratch);
+          for (int64_t r = 0; r < bucket.rows; ++r) {
+            const float* gate = b_.gate_up.as<float>() + r * 2 * F;
+            silu_multiply(gate + from, gate + F + from, static_cast<size_t>(to - from),
+                          b_.h.as<float>() + r * F + from);
+          }
+        },
+        kProductPiece);
   }
 
   void logits(Bucket bucket) override {
@@ -187,10 +190,10 @@ class CpuOps final : public Ops {
 
   // parallel_for where all n items together are worth it.
   template <class F>
-  void share(int64_t n, const Work& work, const F& f) {
+  void share(int64_t n, const Work& work, const F& f, int64_t grain = 1) {
     if (n == 0) return;
     if (nanoseconds_alone(work, weight_bytes_) < worth_sharing_ns_) return f(0, n, 0);
-    pool_.parallel_for(n, f);
+    pool_.parallel_for(n, grain, f);
   }
   int64_t element() const { return static_cast<int64_t>(dtype_bytes(d_.weight_dtype)); }
   static Work work_of(const Linear& linear, int64_t rows) {
@@ -225,11 +228,14 @@ class CpuOps final : public Ops {
   void product(const View& in, const Linear& linear, int64_t rows, const View& out, bool add) {
     const Product p = prepare(in, linear, rows, out, add);
     const int64_t outputs = linear.weight.shape[0];
-    share(groups(outputs), work_of(linear, rows), [&](int64_t begin, int64_t end, int thread) {
-      multiply(p, static_cast<size_t>(begin * kProductGroup),
-               static_cast<size_t>(std::min(outputs, end * kProductGroup)),
-               multiply_scratch_[static_cast<size_t>(thread)].data());
-    });
+    share(
+        groups(outputs), work_of(linear, rows),
+        [&](int64_t begin, int64_t end, int thread) {
+          multiply(p, static_cast<size_t>(begin * kProductGroup),
+                   static_cast<size_t>(std::min(outputs, end * kProductGroup)),
+                   multiply_scratch_[static_cast<size_t>(thread)].data());
+        },
+        kProductPiece);
   }
 
   // norm[i] = RMSNorm(x[from(i)]) * weight

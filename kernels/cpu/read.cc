@@ -27,7 +27,7 @@ class CpuReader final : public Reader {
   void read(const void* data, uint64_t bytes, uint32_t* sink) override {
     const char* bytes_of = static_cast<const char*>(data);
     const auto lines = static_cast<int64_t>(bytes / kLine);
-    pool_.parallel_for(lines, [bytes_of, sink](int64_t begin, int64_t end, int) {
+    pool_.parallel_for(lines, kBlock / kLine, [bytes_of, sink](int64_t begin, int64_t end, int) {
       const char* p = bytes_of + static_cast<uint64_t>(begin) * kLine;
       const char* stop = bytes_of + static_cast<uint64_t>(end) * kLine;
       uint64_t a = 0, b = 0, c = 0, d = 0;

@@ -33,6 +33,7 @@ struct Product {
 // A sum runs in chunks of kProductChunk elements of k. Within a chunk one accumulator of vector width runs
 // along k from zero, then its lanes are added; the chunks' sums are added in order, then the bias.
 constexpr int64_t kProductGroup = 4;
+constexpr int64_t kProductPiece = 32;  // groups of which products are made together: a piece has whole such
 constexpr size_t kProductChunk = 512;
 size_t multiply_scratch_floats();
 void multiply(const Product& product, size_t begin, size_t end, float* scratch);

@@ -15,6 +15,7 @@ namespace rondo {
 namespace {
 
 constexpr int kMostThreads = 1024;
+constexpr int kPiecesPerThread = 8;
 constexpr auto kSpin =
     std::chrono::microseconds(40);  // longer than the gaps inside a step, shorter than anyone notices
 
@@ -74,35 +75,35 @@ void ThreadPool::stop(size_t started) {
   for (size_t i = 0; i < started; ++i) pthread_join(workers_[i].handle, nullptr);
 }
 
-void ThreadPool::run_part(int thread) const {
-  const int64_t begin = n_ * thread / threads(), end = n_ * (thread + 1) / threads();
-  if (begin < end) invoke_(body_, begin, end, thread);
+// The loop's number stands beside what is left of it, so that a thread which comes late for an earlier loop
+// takes nothing of it; and a loop cannot end, nor what it is be written anew, while a piece is taken.
+bool ThreadPool::run_piece(int thread) {
+  uint64_t left = left_.load(std::memory_order_acquire);
+  do {
+    if (static_cast<uint32_t>(left) == 0) return false;
+  } while (
+      !left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+  const int64_t piece = pieces_ - static_cast<uint32_t>(left), grains = (n_ + grain_ - 1) / grain_;
+  const int64_t begin = grains * piece / pieces_ * grain_, end = grains * (piece + 1) / pieces_ * grain_;
+  invoke_(body_, begin, std::min(end, n_), thread);
+  if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+  return true;
 }
 
-// Parts are taken in every loop, so that one which nobody has taken yet is known by the loop before. A thread
-// that comes late for an earlier loop takes nothing.
-bool ThreadPool::take(Worker& worker, uint32_t loop) {
-  uint32_t before = loop - 1;
-  return worker.taken.compare_exchange_strong(before, loop, std::memory_order_acq_rel,
-                                              std::memory_order_relaxed);
-}
-
-void ThreadPool::run(int64_t n, Invoke invoke, const void* body) {
+void ThreadPool::run(int64_t n, int64_t grain, Invoke invoke, const void* body) {
+  if (n <= 0) return;
+  if (workers_.empty() || n <= grain || getpid() != owner_) return invoke(body, 0, n, 0);
   n_ = n;
+  grain_ = grain;
+  pieces_ = std::min(int64_t{kPiecesPerThread} * threads(), (n + grain - 1) / grain);
   invoke_ = invoke;
   body_ = body;
-  if (workers_.empty() || n <= 1 || getpid() != owner_) {
-    for (int t = 0; t < threads(); ++t) run_part(t);
-    return;
-  }
-  pending_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
-  const uint32_t loop = epoch_.fetch_add(1, std::memory_order_release) + 1;
+  pending_.store(static_cast<uint32_t>(pieces_), std::memory_order_relaxed);
+  const uint32_t loop = epoch_.load(std::memory_order_relaxed) + 1;
+  left_.store(uint64_t{loop} << 32 | static_cast<uint64_t>(pieces_), std::memory_order_release);
+  epoch_.store(loop, std::memory_order_release);
   epoch_.notify_all();
-  run_part(0);
-  for (auto worker = workers_.rbegin(); worker != workers_.rend(); ++worker) {
-    if (!take(*worker, loop)) continue;
-    run_part(worker->index);
-    pending_.fetch_sub(1, std::memory_order_relaxed);
+  while (run_piece(0)) {
   }
   for (uint32_t left; (left = pending_.load(std::memory_order_acquire)) != 0;)
     wait_for_change(pending_, left);
@@ -114,9 +115,8 @@ void ThreadPool::work(Worker& worker) {
     wait_for_change(epoch_, loop);
     loop = epoch_.load(std::memory_order_acquire);
     if (stopping_) return;
-    if (!take(worker, loop)) continue;
-    run_part(worker.index);
-    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+    while (run_piece(worker.index)) {
+    }
   }
 }
 
