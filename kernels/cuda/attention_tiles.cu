@@ -187,8 +187,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   int stage = 0, empty = 0;          // of the turn that comes next, and of the one that is asked for next
   int asked = 0, asked_of_next = 0;  // turns of the item, and of the one behind it
 
-  // What is waited for longest is asked for early: the queries of an item while the one before is multiplied,
-  // and a ticket's answer, which is looked at when the item behind it is done.
+  // What is waited for longest is asked for early: where the ring runs on, the queries of an item while the
+  // one before is multiplied; and a ticket's answer, which is looked at when the item behind it is done.
   constexpr int kLanes = kMaxDim / 8;  // of a query
   constexpr int kQueries = kPairs * kLanes / kThreads;
   uint4 queries_of_next[kQueries];
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   int index = static_cast<int>(blockIdx.x);
   Item item = item_at(index), next{};
-  for (; item.chunk.pieces; item = next) {
+  for (; item.chunk.pieces; item = kRunsOn || kRaw ? next : item_at(index)) {
     const Chunk& chunk = item.chunk;
     const int first_position = chunk.tile.position();
     const int kv_head = item.kv_head, first_head = item.first_head, heads = item.heads, pairs = item.pairs();
@@ -298,25 +298,27 @@ __global__ void __launch_bounds__(kThreads, 2)
       make_heads<T, kMaxDim>(a, raw, chunk, row_at(a, 0), kv_head, first_head, pairs, rings, queries,
                              new_heads, waited);
     } else {
-      if (first) {
-        const int old = first_position_of_step(a, chunk.tile.slot, lane);
-        fill(0, chunk.end < old ? chunk.end : old, false);
-        wait_for_previous();
-        waited = true;
+      if (first || !kRunsOn) {
+        const int old = first ? first_position_of_step(a, chunk.tile.slot, lane) : 0;
+        if (first) {
+          fill(0, chunk.end < old ? chunk.end : old, false);
+          wait_for_previous();
+          waited = true;
+        }
         // They are asked for before this step's keys and values, whose page has to be looked up first.
         ask_for_queries(item);
         fill(old, chunk.end, true);
         take_queries();
         asked = turns < kAll ? turns : kAll, empty = asked == kAll ? 0 : asked;
-      } else if (!kRunsOn) {
-        fill(0, chunk.end, true);
       }
-      next = item_at(index);
-      if constexpr (kRunsOn)
+      if constexpr (kRunsOn) {
+        next = item_at(index);
         for (int on_their_way = asked; on_their_way < kAll && ask();) ++on_their_way;
-      ask_for_queries(next);
+        ask_for_queries(next);
+      }
     }
-    if (kRaw || first) __syncthreads();  // the queries are there, and else have been since the item before
+    if (first || !kRunsOn)
+      __syncthreads();  // the queries are there, and else have been since the item before
 
     // Of a pair that is not there, anything at all: its results meet no other's.
     int row_end[2], row_begin[2];
@@ -470,7 +472,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (!whole && chunk.index == chunk.pieces - 1) merge(item);
     } else {
       merge_if_last();
-      take_queries();
+      if constexpr (kRunsOn) take_queries();
       if constexpr (kCopied) order_before_copies();  // the results' place is the next item's ring
       __syncthreads();  // before the next item's results, and all partial results are written
       if constexpr (kRunsOn) ask();
