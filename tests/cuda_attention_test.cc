@@ -23,9 +23,17 @@ class CudaAttention : public CudaAttentionTest, public testing::WithParamInterfa
 INSTANTIATE_TEST_SUITE_P(DTypes, CudaAttention, testing::Values(DType::f32, DType::f16, DType::bf16),
                          [](const auto& dtype) { return std::string(dtype_name(dtype.param)); });
 
-void check_attend(const Case& c, const std::vector<Row>& rows) {
+// `multiprocessors`: of the executor's device; 0: as many as it has.
+void check_attend(const Case& c, const std::vector<Row>& rows, [[maybe_unused]] int multiprocessors = 0) {
   SCOPED_TRACE(c.text());
   Pair pair(c);
+#ifdef RONDO_SIMT
+  if (multiprocessors) {
+    fake::set_device({.multiprocessors = multiprocessors});
+    pair.cuda.ops =
+        make_cuda_ops(pair.cuda.dims, pair.cuda.buffers, pair.cuda.model, pair.cuda_device().stream());
+  }
+#endif
   pair.set_rows(rows);
   pair.fill_pages();
   // One row's q, k and v are made by either verb.
@@ -51,6 +59,7 @@ void check_attend(const Case& c, const std::vector<Row>& rows) {
   }
   if (with_qkv)
     pair.expect_appended(tolerance(c.dtype, 4, c.hidden + c.head_dim + 16) + 16 * 0x1p-23);  // the angles
+  if (c.dtype != DType::f32 && c.head_dim % 16 == 0) pair.cuda.expect_no_partial_results();
 }
 
 TEST_P(CudaAttention, AttendReadsEveryHeadDimAndGroup) {
@@ -166,6 +175,30 @@ TEST_P(CudaAttentionBoxes, ReachBeyondChunksWindowsAndTheStep) {
     c.window = 0;
     check_attend(c, {{1, 1199, 2, 1}, {1, 5, 1, 1}});
     check_attend(c, {{1, 1197, 2, 1}, {1, 1198, 2, 1}, {1, 1199, 2, 1}});
+  }
+}
+
+// Blocks have several items each, one behind the other in their rings, and some of those are pieces of a row
+// that other blocks have the rest of.
+TEST_P(CudaAttentionBoxes, ABlockGoesOnFromItemToItem) {
+#ifdef RONDO_SIMT
+  const int count = 6, kv_heads = 1, multiprocessors = 8;
+#else
+  const int count = 40, kv_heads = 8, multiprocessors = 0;
+#endif
+  for (auto [head_dim, page_size] : {std::pair{64, 16}, {128, 32}}) {
+    Case c;
+    c.dtype = GetParam();
+    c.hidden = 128;
+    c.head_dim = head_dim;
+    c.kv_heads = kv_heads;
+    c.heads = 2 * kv_heads;
+    c.page_size = page_size;
+    c.max_context = 1200;
+    c.rows = count;
+    std::vector<Row> rows;
+    for (int r = 0; r < count; ++r) rows.push_back({1, r % 3 ? 1199 - 131 * r % 1000 : 1199 - r, 1 + r, 1});
+    check_attend(c, rows, multiprocessors);
   }
 }
 
