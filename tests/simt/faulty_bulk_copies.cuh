@@ -22,6 +22,7 @@ enum class Fault {
   from_shared,
   past_global,
   read_before_wait,
+  written_before_wait,
   last_wait_forgotten,
   wrong_parity_at_first,
   wrong_parity_later,
@@ -76,6 +77,11 @@ __global__ void sum_of_tiles(float* out, const float* in) {
   if (fault == Fault::read_before_wait) {
     __syncthreads();
     sum = values[t];
+    __syncthreads();
+  }
+  if (fault == Fault::written_before_wait) {
+    __syncthreads();
+    values[t] = -1.0f;
     __syncthreads();
   }
   if (fault == Fault::wrong_parity_at_first) rondo::cuda::wait_landed(&landings[0], 1);

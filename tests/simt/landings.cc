@@ -38,6 +38,8 @@ void land_tile(const BulkCopy& copy) {
   });
 }
 
+void move(const BulkCopy& copy) { is_tile(copy) ? land_tile(copy) : land_bytes(copy); }
+
 void end_use(Landings::Landing& landing) {
   ++landing.uses;
   landing.arrived = 0;
@@ -136,14 +138,15 @@ bool Landings::arrive(const void* word, uint32_t bytes) {
   return true;
 }
 
-bool Landings::start(const void* word, const BulkCopy& copy, Where at) {
+bool Landings::start(const void* word, const BulkCopy& copy, Where at, bool at_once) {
   Copy* place = nullptr;
   for (Copy& c : copies_)
     if (!under_way(c)) place = &c;
   if (place)
-    *place = {word, copy, at};
+    *place = {word, copy, at, at_once};
   else
-    copies_.push_back({word, copy, at});
+    copies_.push_back({word, copy, at, at_once});
+  if (at_once) move(copy);
   Landing& landing = *find(word);
   landing.started_bytes += copy.bytes;
   return landing.complete();
@@ -152,7 +155,7 @@ bool Landings::start(const void* word, const BulkCopy& copy, Where at) {
 void Landings::land(Landing& landing) {
   for (Copy& c : copies_) {
     if (c.word != landing.word || !under_way(c)) continue;
-    is_tile(c.copy) ? land_tile(c.copy) : land_bytes(c.copy);
+    if (!c.moved) move(c.copy);
     c.copy.bytes = 0;
   }
   end_use(landing);

@@ -30,6 +30,7 @@ class Landings {
     const void* word;
     BulkCopy copy;  // its bytes are 0 once it has landed
     Where started;
+    bool moved;  // its bytes, already
   };
 
   void clear();
@@ -42,9 +43,9 @@ class Landings {
   const char* check_wait(const void* word, uint64_t content, int parity);
 
   // After their checks. Whether the use is complete now: the bytes move when somebody waits for them, the
-  // latest moment there is, and where there are none it is over.
+  // latest moment there is, or `at_once`, the first one; and where there are none it is over.
   bool arrive(const void* word, uint32_t bytes);
-  bool start(const void* word, const BulkCopy& copy, Where at);
+  bool start(const void* word, const BulkCopy& copy, Where at, bool at_once);
   void land(Landing& landing);
 
   Landing* find(const void* word);

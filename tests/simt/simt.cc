@@ -272,7 +272,7 @@ class Grid {
   }
   void start_bulk_copy(const void* word, const BulkCopy& copy, Where at) {
     tsan_release(use_key(word, landings_.find(word)->uses % 2));
-    if (landings_.start(word, copy, at)) wake_waiting(word);
+    if (landings_.start(word, copy, at, options_.order == Order::reverse)) wake_waiting(word);
   }
 
   void wait_landed(const void* word, uint64_t content, int parity, Where at) {
