@@ -126,8 +126,8 @@ struct AttentionArgs {
   RopeTables rope;          // what angles come from where it makes q, k and v
   // From here on set by enqueue_attention() and enqueue_attention_tiles().
   int splits;       // up to S of them are used: chunks of a row, but for the next two
-  int long_chunk;   // positions; a longer chunk is cut, but
-  int pieces;       // into so many at the most as are all of its row's
+  int long_chunk;   // positions: a longer chunk is cut further,
+  int pieces;       // but not so that its row has more chunks than these
   int group;        // query heads for each K/V head
   float per_split;  // 1 / splits
   float per_piece;  // 1 / pieces
